@@ -1,0 +1,1 @@
+"""Floor 2: pure and unjitted algorithms, arrays in and arrays out."""

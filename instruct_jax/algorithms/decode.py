@@ -1,0 +1,113 @@
+"""The home of generation: one prefill, then one token a turn under lax.while_loop until every row has ended.
+
+The paper samples at temperature 1 with no truncation (paper.md 5.2, 12 row 9); top-k and top-p are for evaluation.
+Each row has its own random key, so what it samples does not depend on the batch around it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from instruct_jax.batches import PromptBatch
+from instruct_jax.errors import InputError
+from instruct_jax.models.cache import KVCache, init_cache
+
+EXCLUDED = -1e30
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are chosen: temperature 0 is greedy, top_k 0 and top_p 1 leave the distribution whole."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise InputError(f"sampling.max_new_tokens is {self.max_new_tokens}: it must be at least 1")
+        if self.temperature < 0:
+            raise InputError(f"sampling.temperature is {self.temperature}: use 0 (greedy) or more")
+        if self.top_k < 0:
+            raise InputError(f"sampling.top_k is {self.top_k}: use 0 (off) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"sampling.top_p is {self.top_p}: it must be in (0, 1]")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Everything that one turn of the loop reads and writes."""
+
+    step: jax.Array
+    logits_BV: jax.Array
+    cache: KVCache
+    response_BR: jax.Array
+    mask_BR: jax.Array
+    done_B: jax.Array
+
+
+def generate(model, params, prompts: PromptBatch, key, sampling: SamplingConfig, eos_id: int, pad_id: int):
+    """Samples a response to every prompt: (response_BR i32, response_mask_BR bool), R = sampling.max_new_tokens.
+
+    The mask is True up to and including EOS; after it the response holds `pad_id`. InputError where P + R is longer
+    than the model's context.
+    """
+    B, P = prompts.tokens_BP.shape
+    R = sampling.max_new_tokens
+    cache = init_cache(model.config, B, P + R)
+    logits_BV, cache = model.apply({"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill")
+    keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B))
+
+    def turn(state: State) -> State:
+        token_B = choose(state.logits_BV, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step), sampling)
+        token_B = jnp.where(state.done_B, pad_id, token_B)
+        logits_BV, cache = model.apply({"params": params}, token_B, state.cache, method="decode")
+        return State(
+            step=state.step + 1,
+            logits_BV=logits_BV,
+            cache=cache,
+            response_BR=lax.dynamic_update_slice(state.response_BR, token_B[:, None], (0, state.step)),
+            mask_BR=lax.dynamic_update_slice(state.mask_BR, ~state.done_B[:, None], (0, state.step)),
+            done_B=state.done_B | (token_B == eos_id),
+        )
+
+    start = State(
+        step=jnp.zeros((), jnp.int32),
+        logits_BV=logits_BV,
+        cache=cache,
+        response_BR=jnp.full((B, R), pad_id, jnp.int32),
+        mask_BR=jnp.zeros((B, R), bool),
+        done_B=jnp.zeros((B,), bool),
+    )
+    end = lax.while_loop(lambda state: (state.step < R) & ~state.done_B.all(), turn, start)
+    return end.response_BR, end.mask_BR
+
+
+def choose(logits_BV: jax.Array, keys_B: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    """One token a row from f32 logits, row b with key b; i32[B]."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = truncate(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys_B)
+    return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
+
+
+def truncate(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
+    """Logits outside the top_k largest, or outside the smallest set of mass top_p, become -1e30.
+
+    Ties with the last one kept stay in.
+    """
+    if top_k:
+        kth_B1 = lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= kth_B1, logits_BV, EXCLUDED)
+    if top_p < 1.0:
+        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+        probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        kept_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p
+        least_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, EXCLUDED)
+    return logits_BV

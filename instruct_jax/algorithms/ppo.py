@@ -1,0 +1,203 @@
+"""Home of PPO-ptx: shaped rewards, GAE, clipped losses, the policy's gradient (paper Eq. 2, App. C.4).
+
+Differs from the paper where it is silent: lambda, value clipping, whitening and the missing-EOS score are
+inherited from its predecessors (paper.md 12, rows 12 and 30-36), and both PPO's and the pretraining loss are
+means per token over the minibatch, which is what the coefficient 27.8 is relative to.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from instruct_jax.algorithms.masked import last_true_index, masked_mean, masked_var, whiten
+from instruct_jax.algorithms.sft import lm_loss
+from instruct_jax.batches import Rollout, TokenBatch
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The numbers of App. C.4 or, where it is silent, of its predecessors; None switches a piece off."""
+
+    clip: float = 0.2
+    value_clip: float | None = 0.2
+    gamma: float = 1.0
+    lam: float = 0.95
+    kl_coef: float = 0.02
+    adaptive_kl_target: float | None = None
+    adaptive_kl_horizon: float = 10000
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    missing_eos_score: float | None = None
+    temperature: float = 1.0
+    ptx_coef: float = 27.8
+    value_coef: float = 1.0
+
+
+def apply_missing_eos(scores_B, has_eos_B, value):
+    """Give a response that never ended the score `value`; None changes nothing (paper.md 12, row 12)."""
+    return scores_B if value is None else jnp.where(has_eos_B, scores_B, value)
+
+
+def shape_rewards(scores_B, logprobs_BR, ref_logprobs_BR, mask_BR, kl_coef):
+    """Per-token rewards [B, R]: -kl_coef * log-ratio at every token, plus the score at the last one (Eq. 2).
+
+    Returns (rewards_BR, kl_BR), both 0 outside the mask; kl_BR is the log-ratio of the sampled tokens itself.
+    """
+    kl_BR = jnp.where(mask_BR, logprobs_BR - ref_logprobs_BR, 0.0)
+    last_BR = mask_BR & (jnp.arange(mask_BR.shape[1]) == last_true_index(mask_BR)[:, None])
+    return jnp.where(last_BR, scores_B[:, None], 0.0) - kl_coef * kl_BR, kl_BR
+
+
+def adaptive_kl(kl_coef, kl, n, target, horizon):
+    """Nudge kl_coef towards a target KL, by at most 20 % of n / horizon (paper.md 12, row 29)."""
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return kl_coef * (1.0 + error * n / horizon)
+
+
+def gae(rewards_BR, values_BR, mask_BR, gamma, lam):
+    """Generalised advantage estimation backwards over the tokens; nothing follows a row's last token.
+
+    Returns (advantages_BR, returns_BR), 0 outside the mask; returns are advantages before whitening + values
+    (paper.md 12, rows 30-31).
+    """
+    rewards_BR, values_BR = jnp.where(mask_BR, rewards_BR, 0.0), jnp.where(mask_BR, values_BR, 0.0)
+
+    def backwards(carry, step):
+        next_advantage_B, next_value_B = carry
+        reward_B, value_B = step
+        advantage_B = reward_B + gamma * next_value_B - value_B + gamma * lam * next_advantage_B
+        return (advantage_B, value_B), advantage_B
+
+    zeros_B = jnp.zeros_like(values_BR[:, 0])
+    _, advantages_RB = jax.lax.scan(backwards, (zeros_B, zeros_B), (rewards_BR.T, values_BR.T), reverse=True)
+    advantages_BR = advantages_RB.T
+    return advantages_BR, advantages_BR + values_BR
+
+
+def policy_loss(logprobs_BR, old_logprobs_BR, advantages_BR, mask_BR, clip):
+    """PPO's clipped loss per token, [B, R] and 0 outside the mask, with metrics (paper.md 12, row 35)."""
+    log_ratio_BR = jnp.where(mask_BR, logprobs_BR - old_logprobs_BR, 0.0)
+    advantages_BR = jnp.where(mask_BR, advantages_BR, 0.0)
+    ratio_BR = jnp.exp(log_ratio_BR)
+    plain_BR = -advantages_BR * ratio_BR
+    clipped_BR = -advantages_BR * jnp.clip(ratio_BR, 1.0 - clip, 1.0 + clip)
+    loss_BR = jnp.maximum(plain_BR, clipped_BR)
+    metrics = {
+        "ppo/policy_loss": masked_mean(loss_BR, mask_BR),
+        "ppo/approx_kl": 0.5 * masked_mean(log_ratio_BR**2, mask_BR),
+        "ppo/clip_fraction": masked_mean((clipped_BR > plain_BR).astype(jnp.float32), mask_BR),
+        "ppo/ratio_mean": masked_mean(ratio_BR, mask_BR),
+        "ppo/ratio_var": masked_var(ratio_BR, mask_BR),
+        "ppo/ratio_max": jnp.max(jnp.where(mask_BR, ratio_BR, 0.0)),
+    }
+    return loss_BR, metrics
+
+
+def value_loss(values_BR, old_values_BR, returns_BR, mask_BR, clip):
+    """Half squared error per token, the worse of plain and clipped around the old value; clip None is plain.
+
+    Unreduced [B, R] and 0 outside the mask, with metrics (paper.md 12, rows 36 and 55).
+    """
+    values_BR, old_values_BR, returns_BR = (
+        jnp.where(mask_BR, x_BR, 0.0) for x_BR in (values_BR, old_values_BR, returns_BR)
+    )
+    plain_BR = (values_BR - returns_BR) ** 2
+    clipped_BR = plain_BR
+    if clip is not None:
+        clipped_BR = (jnp.clip(values_BR, old_values_BR - clip, old_values_BR + clip) - returns_BR) ** 2
+    loss_BR = 0.5 * jnp.maximum(plain_BR, clipped_BR)
+    error, variance = masked_mean(plain_BR, mask_BR), masked_var(returns_BR, mask_BR)
+    metrics = {
+        "ppo/value_loss": masked_mean(loss_BR, mask_BR),
+        "ppo/value_clip_fraction": masked_mean((clipped_BR > plain_BR).astype(jnp.float32), mask_BR),
+        "ppo/value_mean": masked_mean(values_BR, mask_BR),
+        "ppo/value_error": error,
+        "ppo/returns_mean": masked_mean(returns_BR, mask_BR),
+        "ppo/returns_var": variance,
+        "ppo/explained_variance": 1.0 - error / jnp.maximum(variance, 1e-8),
+    }
+    return loss_BR, metrics
+
+
+def join_response(rollout):
+    """Prompt and response side by side, (tokens_BT, segments_BT); padding is segment 0 (row 1)."""
+    tokens_BT = jnp.concatenate([rollout.prompt_BP, rollout.response_BR], axis=1)
+    mask_BT = jnp.concatenate([rollout.prompt_mask_BP, rollout.response_mask_BR], axis=1)
+    return tokens_BT, mask_BT.astype(jnp.int32)
+
+
+def response_logprobs(policy_model, params, rollout, temperature):
+    """(logprobs_BR, entropy_BR) of the response: the one function behind old, reference and new ones.
+
+    Needs the rollout's four token arrays only. Outside the response mask both are 0.
+    """
+    tokens_BT, segments_BT = join_response(rollout)
+    logprobs_BR, entropy_BR = policy_model.apply(
+        {"params": params},
+        tokens_BT,
+        segments_BT,
+        start=rollout.prompt_BP.shape[1],
+        temperature=temperature,
+        method="logprobs",
+    )
+    mask_BR = rollout.response_mask_BR
+    return jnp.where(mask_BR, logprobs_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0)
+
+
+def response_values(scalar_model, params, rollout):
+    """Values [B, R] of the response tokens, each read one position earlier, 0 outside the mask (row 25)."""
+    values_BT = scalar_model.apply({"params": params}, *join_response(rollout))
+    return jnp.where(rollout.response_mask_BR, values_BT[:, rollout.prompt_BP.shape[1] - 1 : -1], 0.0)
+
+
+def ppo_minibatch_loss(policy_model, policy_params, minibatch: Rollout, config: PPOConfig):
+    """Policy loss of one minibatch, a mean over its response tokens -> (loss [], metrics) (App. C.4)."""
+    mask_BR = minibatch.response_mask_BR
+    logprobs_BR, entropy_BR = response_logprobs(policy_model, policy_params, minibatch, config.temperature)
+    advantages_BR = minibatch.advantages_BR
+    if config.whiten_advantages:
+        advantages_BR = whiten(advantages_BR, mask_BR)
+    loss_BR, metrics = policy_loss(logprobs_BR, minibatch.logprobs_BR, advantages_BR, mask_BR, config.clip)
+    return masked_mean(loss_BR, mask_BR), {**metrics, "ppo/entropy": masked_mean(entropy_BR, mask_BR)}
+
+
+def value_minibatch_loss(scalar_model, value_params, minibatch: Rollout, config: PPOConfig):
+    """Value loss of one minibatch, value_coef times a mean over its response tokens -> (loss [], metrics)."""
+    mask_BR = minibatch.response_mask_BR
+    values_BR = response_values(scalar_model, value_params, minibatch)
+    loss_BR, metrics = value_loss(
+        values_BR, minibatch.values_BR, minibatch.returns_BR, mask_BR, config.value_clip
+    )
+    return config.value_coef * masked_mean(loss_BR, mask_BR), metrics
+
+
+def ptx_loss(policy_model, params, batch: TokenBatch):
+    """Mean loss per target token of pretraining text -> (loss [], metrics) (Eq. 2's second term)."""
+    nll_BX, mask_BX, _ = lm_loss(policy_model, params, batch)
+    loss = masked_mean(nll_BX, mask_BX)
+    return loss, {"ppo/ptx_loss": loss}
+
+
+def policy_gradient(
+    policy_model, params, minibatch: Rollout, pretraining: TokenBatch | None, config: PPOConfig
+):
+    """The gradient of ONE optimizer step, PPO's + ptx_coef * pretraining's -> (grads, metrics) (App. C.4).
+
+    The two are taken one after the other and added, as in the paper, so that only one graph's activations are
+    alive. Without pretraining text, or with ptx_coef 0, this is plain PPO.
+    """
+    loss_and_grad = jax.value_and_grad(ppo_minibatch_loss, argnums=1, has_aux=True)
+    (_, metrics), grads = loss_and_grad(policy_model, params, minibatch, config)
+    metrics = {**metrics, "ppo/grad_norm": _norm(grads)}
+    if pretraining is None or config.ptx_coef == 0:
+        return grads, metrics
+    loss_and_grad = jax.value_and_grad(ptx_loss, argnums=1, has_aux=True)
+    (_, ptx_metrics), ptx_grads = loss_and_grad(policy_model, params, pretraining)
+    ptx_grads = jax.tree.map(lambda grad: config.ptx_coef * grad, ptx_grads)
+    metrics = {**metrics, **ptx_metrics, "ppo/ptx_grad_norm": _norm(ptx_grads)}
+    return jax.tree.map(jnp.add, grads, ptx_grads), metrics
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))

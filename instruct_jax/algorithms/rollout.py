@@ -1,0 +1,162 @@
+"""Home of a PPO iteration's first half: from prompts to a scored Rollout, and its split into minibatches.
+
+Differs from the paper only where it is silent: log-probs are recomputed by the loss's own function at the
+minibatch's own shape rather than kept from sampling, and advantages are computed once per iteration (paper.md
+12, rows 39 and 49).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from instruct_jax.algorithms.decode import SamplingConfig, generate
+from instruct_jax.algorithms.masked import whiten
+from instruct_jax.algorithms.ppo import (
+    PPOConfig,
+    apply_missing_eos,
+    gae,
+    join_response,
+    response_logprobs,
+    response_values,
+    shape_rewards,
+)
+from instruct_jax.algorithms.rm import last_scores
+from instruct_jax.batches import PromptBatch, Rollout
+from instruct_jax.errors import InputError
+
+
+class RolloutParams(NamedTuple):
+    """The four trees of params behind a rollout; policy and reference share a model, the others another."""
+
+    policy: Any
+    reference: Any
+    reward: Any
+    value: Any
+
+
+class _Responses(NamedTuple):
+    prompt_BP: jax.Array
+    prompt_mask_BP: jax.Array
+    response_BR: jax.Array
+    response_mask_BR: jax.Array
+
+
+def respond_and_score(
+    policy_model,
+    scalar_model,
+    params: RolloutParams,
+    prompts: PromptBatch,
+    key,
+    sampling: SamplingConfig,
+    ppo: PPOConfig,
+    kl_coef,
+    eos_id,
+    pad_id,
+    minibatches=1,
+):
+    """Sample a response to every prompt and score it -> (Rollout, metrics); see score_responses.
+
+    Raises InputError for sampling whose log-probs PPO would compare wrongly: another temperature, greedy,
+    top-k or top-p.
+    """
+    if sampling.temperature != ppo.temperature or ppo.temperature <= 0:
+        raise InputError(
+            f"ppo.temperature {ppo.temperature} and sampling.temperature {sampling.temperature} must be "
+            "one positive number: log-probs are taken at the temperature that the responses were sampled at"
+        )
+    if sampling.top_k or sampling.top_p < 1:
+        raise InputError(
+            f"sampling.top_k {sampling.top_k}, sampling.top_p {sampling.top_p}: rollouts sample "
+            "the whole distribution, which the log-probs are of; set top_k 0 and top_p 1"
+        )
+    response_BR, response_mask_BR = generate(
+        policy_model, params.policy, prompts, key, sampling, eos_id, pad_id
+    )
+    return score_responses(
+        policy_model,
+        scalar_model,
+        params,
+        prompts,
+        response_BR,
+        response_mask_BR,
+        ppo,
+        kl_coef,
+        eos_id,
+        minibatches,
+    )
+
+
+def score_responses(
+    policy_model,
+    scalar_model,
+    params: RolloutParams,
+    prompts: PromptBatch,
+    response_BR,
+    response_mask_BR,
+    ppo: PPOConfig,
+    kl_coef,
+    eos_id,
+    minibatches=1,
+):
+    """Turn responses (mask True up to and including EOS) into a Rollout -> (Rollout, metrics) (App. C.4).
+
+    The forwards run over `minibatches` slices of B / minibatches rows, the shape that the losses will use: so
+    the first ratio is exactly 1 on one device, and memory is a minibatch's. Metrics of the objective: KL and
+    entropy are sums over tokens and means over the batch; the score is the one trained on (after the
+    missing-EOS rule). Raises InputError where B does not divide.
+    """
+    responses = _Responses(prompts.tokens_BP, prompts.mask_BP, response_BR, response_mask_BR)
+
+    def forwards(piece):
+        logprobs_BR, _ = response_logprobs(policy_model, params.policy, piece, ppo.temperature)
+        ref_logprobs_BR, _ = response_logprobs(policy_model, params.reference, piece, ppo.temperature)
+        tokens_BT, segments_BT = join_response(piece)
+        scores_BT = scalar_model.apply({"params": params.reward}, tokens_BT, segments_BT)
+        values_BR = response_values(scalar_model, params.value, piece)
+        return logprobs_BR, ref_logprobs_BR, last_scores(scores_BT, segments_BT > 0), values_BR
+
+    pieces = jax.lax.map(forwards, _slice(responses, minibatches))
+    logprobs_BR, ref_logprobs_BR, scores_B, values_BR = jax.tree.map(_unslice, pieces)
+    has_eos_B = (response_mask_BR & (response_BR == eos_id)).any(axis=1)
+    scores_B = apply_missing_eos(scores_B, has_eos_B, ppo.missing_eos_score)
+    rewards_BR, kl_BR = shape_rewards(scores_B, logprobs_BR, ref_logprobs_BR, response_mask_BR, kl_coef)
+    metrics = {
+        "objective/kl": kl_BR.sum(axis=1).mean(),
+        "objective/kl_coef": jnp.asarray(kl_coef, jnp.float32),
+        "objective/entropy": -logprobs_BR.sum(axis=1).mean(),
+        "objective/score": scores_B.mean(),
+        "objective/score_total": rewards_BR.sum(axis=1).mean(),
+        "ppo/eos_rate": has_eos_B.mean(dtype=jnp.float32),
+        "ppo/response_length": response_mask_BR.sum(axis=1).mean(dtype=jnp.float32),
+    }
+    if ppo.whiten_rewards:
+        rewards_BR = whiten(rewards_BR, response_mask_BR, shift_mean=False)
+    advantages_BR, returns_BR = gae(rewards_BR, values_BR, response_mask_BR, ppo.gamma, ppo.lam)
+    rollout = Rollout(
+        *responses, logprobs_BR, ref_logprobs_BR, values_BR, scores_B, rewards_BR, advantages_BR, returns_BR
+    )
+    return rollout, metrics
+
+
+def split_minibatches(rollout: Rollout, key, n):
+    """Deal the rows out at random into n minibatches: every leaf [B, ...] becomes [n, B / n, ...].
+
+    The paper's 512 become 8 x 64 (App. C.4). Raises InputError where B does not divide.
+    """
+    order_B = jax.random.permutation(key, rollout.prompt_BP.shape[0])
+    return _slice(jax.tree.map(lambda x: x[order_B], rollout), n)
+
+
+def _slice(tree, n):
+    """[B, ...] -> [n, B / n, ...]; slice i holds rows i, i + n, ...: a batch sharded by rows stays so."""
+    rows = jax.tree.leaves(tree)[0].shape[0]
+    if n < 1 or rows % n:
+        raise InputError(
+            f"ppo.minibatches: {rows} episodes do not split into {n} equal parts; choose a divisor"
+        )
+    return jax.tree.map(lambda x: x.reshape(rows // n, n, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def _unslice(x):
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

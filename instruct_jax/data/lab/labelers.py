@@ -1,0 +1,95 @@
+"""Home of the lab's labelers: people who write demonstrations, rank K completions with ties, and rate single outputs.
+
+They read a response by the rubric and then err as people do: each has a taste (weights of their own, a liking for long or short
+answers, for polite or hedged ones), overlooks some faults, and perceives quality with noise. Writing is harder for them than
+ranking: `Skill` says how often a text of theirs has which slip. All constants are those of this labeler model alone, set from
+the agreement of two labelers and the mean grade of demonstrations on training prompts; evaluation prompts had no part in it.
+"""
+
+import dataclasses
+import random
+
+from instruct_jax.data.lab import rubric
+from instruct_jax.data.lab import world as w
+from instruct_jax.data.lab.prompts import Task
+from instruct_jax.data.lab.writing import write
+from instruct_jax.records import Demonstration, Prompt, Ranking, Rating
+
+NOISE = 1.5
+TIE_WIDTH = 0.8
+# Mean chance of each slip in a demonstration; a labeler's own is this times 0.5 to 1.5.
+SLIPS = {"constraint": 0.45, "false": 0.25, "brief": 0.3, "ramble": 0.3, "guess": 0.6, "hedge": 0.08, "rude": 0.03}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labeler:
+    """One person: `weights` are the points that they take off for a fault, `overlooks` the chance to miss a false claim or a
+    broken constraint, `likes_*` points per word, polite or hedging answer, `slips` the chance of each flaw when they write."""
+
+    id: str
+    seed: str
+    weights: rubric.Priorities
+    overlooks: float
+    likes_length: float
+    likes_hedge: float
+    slips: dict[str, float]
+
+
+def make_labelers(seed: int, count: int, held_out: bool = False) -> list[Labeler]:
+    """A pool of labelers; the held-out pool is other people drawn from the same population."""
+    pool = "held-out" if held_out else "training"
+    people = []
+    for i in range(count):
+        rng = random.Random(f"labeler {pool} {seed} {i}")
+        base = dataclasses.asdict(rubric.TRAINING)
+        weights = rubric.Priorities(**{k: v * rng.uniform(0.75, 1.25) for k, v in base.items()})
+        people.append(
+            Labeler(
+                id=f"{pool}-{i}", seed=f"{pool} {seed} {i}", weights=weights, overlooks=rng.uniform(0.02, 0.12),
+                likes_length=rng.gauss(0.0, 0.02), likes_hedge=rng.gauss(0.0, 0.2),
+                slips={k: v * rng.uniform(0.5, 1.5) for k, v in SLIPS.items()},
+            )  # fmt: skip
+        )
+    return people
+
+
+def demonstrate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task) -> Demonstration:
+    """What this labeler writes in answer to the prompt, slips and all."""
+    rng = random.Random(f"demonstration {labeler.seed} {prompt.id}")
+    flaws = frozenset(flaw for flaw, chance in labeler.slips.items() if rng.random() < chance)
+    return Demonstration(prompt.id, prompt.text, write(rng, world, task, flaws), labeler.id)
+
+
+def perceive(labeler: Labeler, world: w.World, task: Task, response: str, finished: bool, rng: random.Random) -> float:
+    """The quality that this labeler sees, on the 1-7 scale but unclipped."""
+    a = rubric.assess(world, task, response, finished)
+    if rng.random() < labeler.overlooks:
+        a = dataclasses.replace(a, false_claims=0)
+    if rng.random() < labeler.overlooks:
+        a = dataclasses.replace(a, constraint=None)
+    taste = labeler.likes_length * min(a.words, 20) + labeler.likes_hedge * a.hedges
+    return rubric.score(a, labeler.weights) + taste + rng.gauss(0.0, NOISE)
+
+
+def rank(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completions: list[str], models: list[str],
+         finished: list[bool]) -> Ranking:  # fmt: skip
+    """Ranks K completions, 1 best; outputs that seem about as good share a rank."""
+    rng = random.Random(f"ranking {labeler.seed} {prompt.id}")
+    seen = [perceive(labeler, world, task, c, f, rng) for c, f in zip(completions, finished, strict=True)]
+    order = sorted(range(len(seen)), key=lambda i: -seen[i])
+    ranks, level, top = [0] * len(seen), 0, None
+    for i in order:
+        if top is None or top - seen[i] > TIE_WIDTH:
+            level, top = level + 1, seen[i]
+        ranks[i] = level
+    return Ranking(prompt.id, prompt.text, labeler.id, list(completions), ranks, list(models), list(finished))
+
+
+def rate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completion: str, model: str, finished: bool) -> Rating:
+    """Grades one output 1-7 and sets the Table 3 flags."""
+    rng = random.Random(f"rating {labeler.seed} {prompt.id} {completion}")
+    seen = perceive(labeler, world, task, completion, finished, rng)
+    a = rubric.assess(world, task, completion, finished)
+    seconds = round(20 + 4 * a.words * rng.uniform(0.7, 1.3), 1)
+    return Rating(prompt.id, prompt.text, completion, model, labeler.id, rubric.likert(seen),
+                  rubric.flags(a, task, completion), "", seconds)  # fmt: skip

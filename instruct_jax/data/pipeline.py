@@ -1,0 +1,314 @@
+"""Home of the batches: record sources in, endless shuffled streams of numpy batches out, addressed by step.
+
+Differs from the paper, which does not describe its loader. A source is tokenised once, when its stream is
+made, and kept as one flat array of ids (4 bytes a token, so sources must fit in memory); a batch is then one
+gather. The order is a pure function of (seed, row number in the stream): epoch e is the permutation that
+sorts raw Philox bits keyed by (seed, e), which numpy keeps stable across its versions; nothing is read to
+reach step n. Rows are never cut: those that do not fit are dropped, counted and logged.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Any
+
+import jax
+import numpy as np
+
+from instruct_jax.batches import PromptBatch, RankingBatch, TokenBatch
+from instruct_jax.errors import InputError
+from instruct_jax.records import Demonstration, Document, Prompt, Ranking
+from instruct_jax.text.templates import Template
+from instruct_jax.text.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """An endless stream of rows, cut into batches.
+
+    The stream holds epoch after epoch of all `rows` rows, each epoch in an order of its own. The last batch
+    of an epoch is completed from the next one, so a row can occur twice in that batch and in no other.
+    `dropped` counts the source's rows that did not fit.
+    """
+
+    take: Callable[[int, int], Any]  # (first, count) → a batch of the stream's rows [first, first + count)
+    batch_size: int
+    rows: int
+    dropped: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.batch_size <= self.rows:
+            raise InputError(
+                f"batch_size {self.batch_size} does not fit {self.rows} rows ({self.dropped} were dropped as "
+                f"too long): it must be 1 to {self.rows}, or give more data"
+            )
+
+    def at(self, step: int):
+        """The batch of a step, the same whatever was read before."""
+        return self.take(step * self.batch_size, self.batch_size)
+
+    def steps(self, epochs: float) -> int:
+        """Steps that see every row `epochs` times, the last batch counted whole."""
+        return math.ceil(epochs * self.rows / self.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps(1)
+
+
+def demonstrations(
+    source: Sequence[Demonstration],
+    tokenizer: Tokenizer,
+    template: Template,
+    *,
+    batch_size: int,
+    max_prompt: int,
+    max_response: int,
+    seed: int,
+    loss_on_prompt: bool = False,
+) -> Batches:
+    """Streams TokenBatch rows [max_prompt + max_response]: rendered prompt, response, EOS, then padding
+    (paper 12 rows 7, 8).
+
+    The loss is on the response and its EOS, or on all but the first token with `loss_on_prompt` (the paper
+    does not say which). `max_response` counts the EOS. InputError if no row fits or fewer than `batch_size`
+    do.
+    """
+    rows = list(source)
+    prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
+    responses = tokenizer.encode_batch([row.response for row in rows])
+    report = _Dropped("demonstrations", max_prompt, max_response)
+    kept, prompt_lengths = [], []
+    for row, prompt, response in zip(rows, prompts, responses, strict=True):
+        if report.fits(row.prompt_id, len(prompt), len(response) + 1):
+            kept.append([*prompt, *response, tokenizer.eos_id])
+            prompt_lengths.append(len(prompt))
+    report.check(len(rows), len(kept))
+    flat, starts, lengths = _flatten(kept)
+    loss_from = np.ones(len(kept), np.int64) if loss_on_prompt else np.maximum(prompt_lengths, 1)
+    columns = np.arange(max_prompt + max_response)
+
+    def gather(index_B):
+        tokens_BT, mask_BT = _gather(flat, starts[index_B], lengths[index_B], len(columns), tokenizer.pad_id)
+        loss_mask_BT = mask_BT & (columns >= loss_from[index_B, None])
+        return TokenBatch(tokens_BT, mask_BT.astype(np.int32), loss_mask_BT)
+
+    return _stream(gather, batch_size, len(kept), report.count, seed)
+
+
+def documents(
+    source: Sequence[Document], tokenizer: Tokenizer, *, batch_size: int, length: int, seed: int
+) -> Batches:
+    """Streams TokenBatch rows [length] of pretraining text, GPT-3's way: the documents, in an order given by
+    `seed` and each led by EOS, are one long text that is cut into rows; a row is one segment with loss on all
+    tokens but its first.
+
+    The tokens after the last whole row are left out. InputError if there are fewer rows than `batch_size`.
+    """
+    encoded = tokenizer.encode_batch([row.text for row in source])
+    order = _order(seed, -1, len(encoded))
+    flat, _, _ = _flatten([[tokenizer.eos_id, *encoded[i]] for i in order])
+    rows = len(flat) // length
+    if not rows:
+        raise InputError(
+            f"documents: {len(encoded)} documents have {len(flat)} tokens, too few for one row of "
+            f"length {length}"
+        )
+    tokens_NT = flat[: rows * length].reshape(rows, length)
+    loss_mask_T = np.arange(length) > 0
+
+    def gather(index_B):
+        tokens_BT = tokens_NT[index_B]
+        return TokenBatch(tokens_BT, np.ones_like(tokens_BT), np.tile(loss_mask_T, (len(index_B), 1)))
+
+    return _stream(gather, batch_size, rows, 0, seed)
+
+
+def mixture(a: Batches, b: Batches, fraction_b: float) -> Batches:
+    """Streams batches of `a.batch_size` TokenBatch rows of which the share `fraction_b` comes from `b` (10 %
+    pretraining data in the paper's PPO-init model, App. C.3).
+
+    The share is exact in every batch where it is a whole number of rows, else within one row, and exact in
+    total. One epoch is one pass over `a`. InputError if the rows differ in width or the fraction is outside
+    [0, 1).
+    """
+    if not 0 <= fraction_b < 1:
+        raise InputError(f"fraction_b is {fraction_b}; it must be at least 0 and below 1")
+    widths = [stream.take(0, 1).tokens_BT.shape[1] for stream in (a, b)]
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"mixture: rows of {widths[0]} and {widths[1]} tokens; set length = max_prompt + max_response"
+        )
+    share = Fraction(fraction_b).limit_denominator(10_000)
+
+    def from_b(position: int) -> int:
+        return position * share.numerator // share.denominator
+
+    def take(first: int, count: int):
+        last = first + count
+        parts = (
+            a.take(first - from_b(first), count - from_b(last) + from_b(first)),
+            b.take(from_b(first), from_b(last) - from_b(first)),
+        )
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    # The least n with n - floor(n · share) = a.rows.
+    rows = (a.rows - 1) * share.denominator // (share.denominator - share.numerator) + 1
+    return Batches(take, a.batch_size, rows, a.dropped + b.dropped)
+
+
+def rankings(
+    source: Sequence[Ranking],
+    tokenizer: Tokenizer,
+    template: Template,
+    *,
+    batch_size: int,
+    max_prompt: int,
+    max_response: int,
+    k_max: int,
+    seed: int,
+) -> Batches:
+    """Streams RankingBatch rows [k_max, max_prompt + max_response]: one prompt with all its completions, each
+    after the rendered prompt and, where it finished, closed by EOS (paper 1.10, section 4).
+
+    A completion longer than `max_response` leaves its ranking; a ranking with a longer prompt, or that lost
+    completions and has fewer than two left, is dropped. InputError if a ranking has more than `k_max`
+    completions or fewer than `batch_size` remain.
+    """
+    rows = list(source)
+    prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
+    completions = iter(tokenizer.encode_batch([text for row in rows for text in row.completions]))
+    report = _Dropped("rankings", max_prompt, max_response)
+    sequences, slots, ranks = [], [], []
+    for row, prompt in zip(rows, prompts, strict=True):
+        if len(row.completions) > k_max:
+            raise InputError(
+                f"rankings: prompt {row.prompt_id} has {len(row.completions)} completions; "
+                f"raise k_max ({k_max})"
+            )
+        ends = [[tokenizer.eos_id] if finished else [] for finished in row.finished]
+        closed = [[*next(completions), *end] for end in ends]
+        fitting = [k for k, ids in enumerate(closed) if len(ids) <= max_response]
+        report.completions += len(closed) - len(fitting)
+        too_few = len(fitting) < min(2, len(closed))
+        if report.fits(row.prompt_id, len(prompt), max(map(len, closed)) if too_few else 0):
+            slots.append(range(len(sequences), len(sequences) + len(fitting)))
+            sequences += [[*prompt, *closed[k]] for k in fitting]
+            ranks.append([row.ranks[k] for k in fitting])
+    report.check(len(rows), len(slots))
+    flat, starts, lengths = _flatten(sequences)
+    starts_NK, lengths_NK, ranks_NK = (np.zeros((len(slots), k_max), np.int64) for _ in range(3))
+    for n, slot in enumerate(slots):
+        starts_NK[n, : len(slot)] = starts[slot.start : slot.stop]
+        lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
+        ranks_NK[n, : len(slot)] = ranks[n]
+
+    def gather(index_B):
+        width = max_prompt + max_response
+        tokens_BKT, mask_BKT = _gather(flat, starts_NK[index_B], lengths_NK[index_B], width, tokenizer.pad_id)
+        return RankingBatch(tokens_BKT, mask_BKT, ranks_NK[index_B].astype(np.int32))
+
+    return _stream(gather, batch_size, len(slots), report.count, seed)
+
+
+def prompts(
+    source: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    template: Template,
+    *,
+    batch_size: int,
+    max_prompt: int,
+    seed: int,
+) -> Batches:
+    """Streams PromptBatch rows [max_prompt], rendered and left-padded; `index_B` is the row number in
+    `source` (paper 12 rows 2, 4).
+
+    InputError if no prompt fits or fewer than `batch_size` do.
+    """
+    rows = list(source)
+    encoded = tokenizer.encode_batch([template.render(row.text) for row in rows])
+    report = _Dropped("prompts", max_prompt, 0)
+    kept = np.array([i for i, ids in enumerate(encoded) if report.fits(rows[i].id, len(ids), 0)], np.int32)
+    report.check(len(rows), len(kept))
+    flat, starts, lengths = _flatten([encoded[i] for i in kept])
+
+    def gather(index_B):
+        tokens_BP, mask_BP = _gather(
+            flat, starts[index_B], lengths[index_B], max_prompt, tokenizer.pad_id, pad_left=True
+        )
+        return PromptBatch(tokens_BP, mask_BP, kept[index_B])
+
+    return _stream(gather, batch_size, len(kept), report.count, seed)
+
+
+class _Dropped:
+    """Counts the rows of a source that do not fit, and says so in one log line."""
+
+    def __init__(self, kind: str, max_prompt: int, max_response: int):
+        self.kind, self.max_prompt, self.max_response = kind, max_prompt, max_response
+        self.prompts = self.responses = self.completions = 0
+        self.first = ""
+
+    @property
+    def count(self) -> int:
+        return self.prompts + self.responses
+
+    def fits(self, name: str, prompt_length: int, response_length: int) -> bool:
+        long_prompt, long_response = prompt_length > self.max_prompt, response_length > self.max_response
+        self.prompts += long_prompt
+        self.responses += long_response and not long_prompt
+        if long_prompt or long_response:
+            self.first = self.first or name
+        return not (long_prompt or long_response)
+
+    def check(self, total: int, kept: int) -> None:
+        found = (
+            f"{self.kind}: {self.count} of {total} rows dropped: {self.prompts} with a prompt over "
+            f"max_prompt = {self.max_prompt} tokens, {self.responses} with a response over max_response = "
+            f"{self.max_response} (first: {self.first or 'none'})"
+        )
+        if not kept:
+            raise InputError(f"{found}; no row is left: raise the limits or give data")
+        if self.count:
+            _log.warning(found)
+        if self.completions:
+            _log.warning("%s: %d completions over max_response were left out", self.kind, self.completions)
+
+
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable")
+
+
+def _stream(gather: Callable, batch_size: int, rows: int, dropped: int, seed: int) -> Batches:
+    order = functools.lru_cache(maxsize=2)(lambda epoch: _order(seed, epoch, rows))
+
+    def take(first: int, count: int):
+        epochs = range(first // rows, (first + max(count, 1) - 1) // rows + 1)
+        index = [order(e)[max(first - e * rows, 0) : max(first + count - e * rows, 0)] for e in epochs]
+        return gather(np.concatenate(index))
+
+    return Batches(take, batch_size, rows, dropped)
+
+
+def _flatten(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token lists as one array with each list's start and length."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    flat = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+    return flat, np.cumsum(lengths) - lengths, lengths
+
+
+def _gather(
+    flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, pad_id: int, pad_left: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `flat` padded to `width`, with the mask of real tokens: [..., width] each."""
+    columns = np.arange(width) - (width - lengths[..., None]) if pad_left else np.arange(width)
+    mask = (columns >= 0) & (columns < lengths[..., None])
+    index = np.where(mask, starts[..., None] + columns, 0)
+    return np.where(mask, flat[index], np.int32(pad_id)), mask

@@ -1,0 +1,169 @@
+"""Run one experiment: the stage that a config file names, in a folder that it can be resumed from.
+
+    python -m instruct_jax.main --config configs/lab/sft.py --workdir runs/sft --config.loop.total_steps=100
+
+Any field of the config can be set as --config.section.field=value, after --config. The same command again resumes
+the run; a finished run returns at once. The folder gets config.json, checkpoints/, metrics.jsonl and tensorboard/.
+Compiled programs are kept in $INSTRUCT_JAX_CACHE (default: instruct_jax in the user's cache folder; "off": nowhere).
+
+Exit status: 0 done, 1 training went wrong (the metric and step are named), 2 bad input (the field or file is named),
+130 Ctrl-C (back to the last checkpoint), 143 SIGTERM (saved first; a scheduler may start the same command again).
+"""
+
+import sys
+import traceback
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from instruct_jax.errors import InputError
+from instruct_jax.stages.settings import nearest, snapshot
+
+STAGES = ("pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
+
+
+def load_stage(name: str):
+    """The run(config, workdir) function of a stage; imported here so that --help and bad input answer at once."""
+    match name:
+        case "pretrain" | "sft":
+            from instruct_jax.stages.train_lm import run
+        case "rm":
+            from instruct_jax.stages.train_rm import run
+        case "ppo":
+            from instruct_jax.stages.train_ppo import run
+        case "collect":
+            from instruct_jax.stages.collect import run
+        case "select":
+            from instruct_jax.stages.select import run
+        case "evaluate":
+            from instruct_jax.stages.evaluate import run
+        case "recipe":
+            from instruct_jax.stages.recipe import run
+        case _:
+            likely = nearest(str(name), STAGES)
+            raise InputError(f"config.stage is {name!r}{likely}; the stages are {', '.join(STAGES)}")
+    return run
+
+
+def make_flags(argv: list[str]) -> flags.FlagValues:
+    """The command line's flags, not yet parsed."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "Path of the experiment's config file.", flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; made if missing, resumed if not.", flag_values=values
+    )
+    flags.DEFINE_bool("traceback", False, "Show where an error was raised.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
+
+
+def _config_path(argv: list[str]) -> str | None:
+    for word, after in zip(argv, [*argv[1:], None]):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == "config":
+            return value if equals else after
+    return None
+
+
+def _dotted(config: ConfigDict, prefix: str = "config") -> list[str]:
+    names = []
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        names += [name, *(_dotted(value, name) if isinstance(value, ConfigDict) else [])]
+    return names
+
+
+def check_overrides(argv: list[str]) -> None:
+    """InputError for a config file that is not there and for an override that names no field of it."""
+    given = _config_path(argv)
+    if not given:
+        raise InputError("--config is missing: name a config file, such as --config configs/lab/sft.py")
+    path = given.partition(":")[0]
+    if not Path(path).is_file():
+        raise InputError(
+            f"--config: no file {path}{nearest(path, map(str, Path('configs').glob('**/*.py')))}"
+        )
+    config = ConfigFileFlagParser("config").parse(given)
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}")
+    names = _dotted(config)
+    for word in argv:
+        flag = word.lstrip("-").partition("=")[0]
+        if not word.startswith("-") or not flag.removeprefix("no").startswith("config."):
+            continue
+        field = flag if flag.startswith("config.") else flag.removeprefix("no")
+        if field.partition("[")[0] not in names:
+            raise InputError(f"--{field}: {path} has no such field{nearest(field, names)}")
+
+
+def parse(argv: list[str]):
+    """(config, workdir) from the command line, None when help was asked for; InputError for anything wrong."""
+    values = make_flags(argv)
+    if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+        print(f"{__doc__}\nFlags:\n{values.get_help()}")
+        return None
+    check_overrides(argv)
+    try:
+        rest = values(argv)
+    except flags.Error as error:  # absl names the flag, the value and what it could not be read as
+        raise InputError(str(error)) from error
+    if rest[1:]:
+        raise InputError(f"{rest[1]!r} belongs to no flag: write --config.section.field=value")
+    if not values.workdir:
+        raise InputError("--workdir is missing: name the run's folder, such as --workdir runs/first")
+    config = values.config
+    if "stage" not in config:
+        raise InputError(f"{_config_path(argv)} has no field 'stage': set it to one of {', '.join(STAGES)}")
+    return config, Path(values.workdir)
+
+
+def start(config: ConfigDict, workdir: Path) -> None:
+    """Run the config's stage in `workdir`, with the folder locked, the config kept there and the compile cache on."""
+    run = load_stage(config.stage)
+    from instruct_jax import devices
+    from instruct_jax.training.guard import lock
+
+    with lock(workdir):
+        snapshot(config, workdir)
+        devices.enable_compile_cache(devices.cache_dir())
+        hint = devices.malloc_hint()
+        if hint:
+            print(hint, file=sys.stderr)
+        run(config, workdir)
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The exit status of an error that the user can act on, None for a fault of ours."""
+    if isinstance(error, InputError):
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    from instruct_jax.training.guard import Preempted, TrainingError
+
+    return {TrainingError: 1, Preempted: 143}.get(type(error))
+
+
+def main(argv: list[str]) -> int:
+    """The command line (program name first) to an exit status; see the module's docstring."""
+    try:
+        asked = parse(argv)
+        if asked:
+            start(*asked)
+    except (Exception, KeyboardInterrupt) as error:
+        status = _status_of(error)
+        if status is None:
+            raise
+        if "--traceback" in argv:
+            traceback.print_exc()
+        interrupted = "interrupted: the same command goes on from the last checkpoint"
+        print(interrupted if status == 130 else f"error: {error}", file=sys.stderr)
+        return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,1 @@
+"""Attention, one file per implementation; xla is the one that runs everywhere."""

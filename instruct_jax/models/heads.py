@@ -1,0 +1,86 @@
+"""The home of what stands on top of the backbone: log-probabilities of given tokens, next-token logits, scalars.
+
+The paper's reward and value models replace the vocabulary by a projection to a scalar. The logits of a whole batch
+never exist: they are made chunk by chunk, and made again in the backward pass.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from instruct_jax.models.attention.xla import MASKED
+from instruct_jax.sharding import BATCH_AXES, current_mesh
+
+
+def next_logits(hidden_BD: jax.Array, tokens_VD: jax.Array, vocab: int) -> jax.Array:
+    """f32 logits over the padded vocabulary, whose padding is masked; [B, V]."""
+    return _logits(hidden_BD, tokens_VD.astype(hidden_BD.dtype), jnp.arange(tokens_VD.shape[0]), vocab)
+
+
+def token_logprobs(hidden_BXD, targets_BX, tokens_VD, vocab: int, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and entropy of its distribution, both f32[B, X], from hidden states.
+
+    At most `chunk` tokens' logits are alive on a device, forward and backward. Under a mesh the vocabulary matrix is
+    gathered once for all chunks and stays split over `tensor`; its gradient is reduced once.
+    """
+    tokens_VD = tokens_VD.astype(hidden_BXD.dtype)
+    if current_mesh(hidden_BXD.shape[0]) is None:
+        return _chunked(hidden_BXD, targets_BX, tokens_VD, vocab=vocab, chunk=chunk, axis=None)
+    rows = PartitionSpec(BATCH_AXES)
+
+    def local(hidden_BXD, targets_BX, tokens_VD):
+        tokens_VD = lax.all_gather(tokens_VD, "fsdp", axis=1, tiled=True)
+        return _chunked(hidden_BXD, targets_BX, tokens_VD, vocab=vocab, chunk=chunk, axis="tensor")
+
+    mapped = jax.shard_map(local, in_specs=(rows, rows, PartitionSpec("tensor", "fsdp")), out_specs=(rows, rows))
+    return mapped(hidden_BXD, targets_BX, tokens_VD)
+
+
+def scalar_values(hidden_BTD: jax.Array, head: dict) -> jax.Array:
+    """The scalar head in f32; [B, T]."""
+    return jnp.sum(hidden_BTD.astype(jnp.float32) * head["kernel"], axis=-1) + head["bias"]
+
+
+def init_head(key: jax.Array, width: int) -> dict:
+    """The scalar head's parameters: N(0, 1/sqrt(width + 1)) and bias 0 (paper.md 12 row 14)."""
+    return {"kernel": jax.random.normal(key, (width,)) * (width + 1) ** -0.5, "bias": jnp.zeros(())}
+
+
+def _chunked(hidden_BXD, targets_BX, tokens_VD, *, vocab, chunk, axis):
+    B, X, D = hidden_BXD.shape
+    hidden, targets = hidden_BXD.reshape(B * X, D), targets_BX.reshape(B * X)
+    score = partial(_score, tokens_VD=tokens_VD, vocab=vocab, axis=axis)
+    if B * X <= chunk:
+        logprobs, entropy = score(hidden, targets)
+    else:
+        count = -(-B * X // chunk)
+        pad = count * chunk - B * X
+        hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(count, chunk, D)
+        targets = jnp.pad(targets, (0, pad)).reshape(count, chunk)
+        logprobs, entropy = lax.map(jax.checkpoint(lambda pair: score(*pair)), (hidden, targets))
+    return logprobs.reshape(-1)[: B * X].reshape(B, X), entropy.reshape(-1)[: B * X].reshape(B, X)
+
+
+def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
+    V = tokens_VD.shape[0]
+    first = 0 if axis is None else lax.axis_index(axis) * V
+    over_vocab = (lambda x: x) if axis is None else partial(lax.psum, axis_name=axis)
+    logits_XV = _logits(hidden_XD, tokens_VD, first + jnp.arange(V), vocab)
+    peak_X = lax.stop_gradient(logits_XV.max(axis=-1))
+    peak_X = peak_X if axis is None else lax.pmax(peak_X, axis)
+    weights_XV = jnp.exp(logits_XV - peak_X[:, None])
+    total_X = over_vocab(weights_XV.sum(axis=-1))
+    mean_X = over_vocab((weights_XV * logits_XV).sum(axis=-1)) / total_X
+    # A masked sum, not a gather: the gather's gradient is a scatter of [X, V], twice as slow on a CPU.
+    is_target_XV = first + jnp.arange(V) == targets_X[:, None]
+    picked_X = over_vocab(jnp.where(is_target_XV, logits_XV, 0.0).sum(axis=-1))
+    log_total_X = peak_X + jnp.log(total_X)
+    return picked_X - log_total_X, log_total_X - mean_X
+
+
+def _logits(hidden_XD, tokens_VD, ids_V, vocab):
+    logits_XV = lax.dot_general(hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return jnp.where(ids_V < vocab, logits_XV, MASKED)

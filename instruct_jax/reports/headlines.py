@@ -1,0 +1,70 @@
+"""Home of the numbers to read first: PPO-ptx (or PPO) against SFT, the reward model beside its labelers,
+the cost of the run.
+"""
+
+from instruct_jax.reports.marks import POOLS, label
+from instruct_jax.reports.text import THIN, count, duration, ns, number, percent
+
+
+def standfirst(data: dict) -> str:
+    """The line under the title."""
+    named = [
+        f"{name} {data['versions'][name]}"
+        for name in ("instruct_jax", "jax", "python")
+        if name in data["versions"]
+    ]
+    return " · ".join([f"Seed {data['seed']}", *named])
+
+
+def headlines(data: dict) -> list[dict]:
+    """The numbers to read first: [{value, label, detail}]."""
+    rates, flags, likert = (data.get(key, {}) for key in ("win_rate_vs_sft", "flags", "likert"))
+    final = next((m for m in ("ppo_ptx", "ppo") if m in rates), None)
+    cards = []
+    if final:
+        rate = rates[final]
+        decided = f"{percent(rate['non_tie_mean'])} of the {count(rate['non_tie_n'])} decided"
+        detail = f"{_interval_words(rate)}, n = {count(rate['n'])}; {decided}"
+        name = f"{label(final)} preferred to SFT"
+        cards.append({"value": percent(rate["mean"]), "label": name, "detail": detail})
+    if final in likert and "sft" in likert:
+        cards.append(_change("mean Likert score", likert["sft"], likert[final], final, number))
+    for name, words in (
+        ("hallucination", "hallucination, closed domain"),
+        ("satisfies_constraint", "constraint kept"),
+    ):
+        before, after = (flags.get(model, {}).get(name) for model in ("sft", final))
+        if before and after:
+            cards.append(_change(words, before, after, final, percent))
+    accuracy = data.get("rm_accuracy", {})
+    pool = next((p for p in ("heldout_labelers", "training_labelers") if p in accuracy), None)
+    if pool:
+        agreement = data.get("labeler_agreement")
+        detail = f"{_interval_words(accuracy[pool])}, n = {count(accuracy[pool]['n'])} pairs"
+        if agreement:
+            detail += f"; two labelers agree on {percent(agreement['mean'])}, n = {count(agreement['n'])}"
+        name = f"reward-model accuracy, {POOLS[pool].lower()}"
+        cards.append({"value": percent(accuracy[pool]["mean"]), "label": name, "detail": detail})
+    memory, probe = number(data["peak_rss_bytes"] / 2**30, 1), number(data["matmul_gflops"], 0)
+    cards.append(
+        {
+            "value": duration(data["wall_seconds"]),
+            "label": "the whole run",
+            "detail": f"peak memory {memory}{THIN}GiB, matmul probe {probe}{THIN}GFLOP/s",
+        }
+    )
+    return cards
+
+
+def _change(name: str, before: dict, after: dict, model: str, text) -> dict:
+    return {
+        "value": f"{text(before['mean'])} → {text(after['mean'])}".replace(f"{THIN}% →", " →"),
+        "label": f"{name}, SFT → {label(model)}",
+        "detail": ns({"sft": before, model: after}, "responses"),
+    }
+
+
+def _interval_words(value: dict) -> str:
+    if value["low"] is None:
+        return "no interval"
+    return f"95{THIN}% interval {100 * value['low']:.1f} to {100 * value['high']:.1f}{THIN}%"

@@ -1,0 +1,141 @@
+"""Home of the report: one self-contained page, its plots beside it, and summary.json for machines.
+
+Differs from the paper's figures in that every number stands with its n, on the page as in the summary.
+
+`write_report(path, data)`: an *interval* is {mean, low, high, n}, low and high None where there are fewer than
+two prompts; a *model* is one of base, prompted, flan, sft, ppo, ppo_ptx. Required keys of `data`:
+
+    seed              int
+    wall_seconds      float, the whole run
+    peak_rss_bytes    int
+    matmul_gflops     float, the probe of this run
+    versions          {package: version}
+
+Optional keys; a section whose data are missing is not on the page:
+
+    title, about      str: the page's heading, and the paragraph that says what was measured
+    win_rate_vs_sft   {model: interval + {ties, non_tie_mean, non_tie_low, non_tie_high, non_tie_n, prompts}}
+    win_rate_by_use_case   {use case: {model: the same}}
+    likert            {model: interval}
+    flags             {model: {attempts_task | satisfies_constraint | hallucination | appropriate: interval}}
+    lengths           {model: interval + {median, p90, finished}}, tokens
+    rm_accuracy       {training_labelers | heldout_labelers: interval + {ties}}
+    rm_ceiling        the same, of the best possible ranker
+    labeler_agreement interval + {ties}
+    rm_by_use_case    {use case: interval + {ties}}
+    rm_calibration    [{gap, predicted, mean, low, high, n}], smallest gap first
+    kl                {model: final KL from the reference, nats per response}
+    kl_curve          {ppo | ppo_ptx: [{episodes, kl, gold: interval, rm: interval}]} in training order;
+                      gold or rm may be None
+    pretraining_tasks {model: {task: interval + {items, metric, higher_is_better}}}
+    samples           [{use_case, prompt, responses: [{model, response, likert, flags, closed_domain,
+                      has_constraint, finished}]}], as evaluation.winrate.side_by_side gives them
+    data_card         [{title, columns: [str], rows: [[cell]]}]
+    stages            [{name, seconds}]
+    config            {key or nested dict: value}
+
+summary.json holds the keys of SUMMARY that `data` has, unchanged (numbers that are not finite become null).
+"""
+
+import difflib
+import json
+import math
+import os
+from pathlib import Path
+
+from instruct_jax.errors import InputError
+
+SUMMARY = (
+    "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_ceiling labeler_agreement kl "
+    "likert flags pretraining_tasks versions seed"
+).split()
+_REQUIRED = "seed wall_seconds peak_rss_bytes matmul_gflops versions".split()
+_PAGE_ONLY = (
+    "title about win_rate_by_use_case lengths rm_by_use_case rm_calibration kl_curve samples data_card stages "
+    "config"
+).split()
+_ABOUT = (
+    "The lab is a small world made from a seed: entities, facts, documents about them, users who ask, and "
+    "labelers who write, rank and rate with taste and with mistakes. Because every fact is known, a gold "
+    "judge without noise can say what each response is worth. No training stage sees that judge: it is used "
+    "on this page only, on prompts of users that no training set contains. Intervals are 95\u202f% bootstraps "
+    "over prompts."
+)
+
+
+def write_report(path, data: dict) -> None:
+    """Write index.html, its PNG plots and summary.json into the directory `path`; each file is replaced
+    whole, the page last.
+
+    Raises:
+      InputError: a required key of `data` is missing or a key is unknown.
+    """
+    # matplotlib and jinja2 load only when a report is written
+    from instruct_jax.reports.marks import save
+    from instruct_jax.reports.sections import sections
+
+    _check(data)
+    data = _finite(data)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    chapters = sections(data)
+    for chapter in chapters:
+        for figure in chapter["figures"]:
+            temporary = path / f".{figure['file']}"
+            save(figure["draw"], temporary, *figure["arguments"])
+            os.replace(temporary, path / figure["file"])
+    summary = {key: data[key] for key in SUMMARY if key in data}
+    _write(path / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    _write(path / "index.html", render(data, chapters))
+
+
+def render(data: dict, chapters: list[dict]) -> str:
+    """The page as HTML; text from models and users is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from instruct_jax.reports import headlines, sections
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        title=data.get("title", "From prompts to PPO-ptx"),
+        about=data.get("about", _ABOUT),
+        standfirst=headlines.standfirst(data),
+        headlines=headlines.headlines(data),
+        chapters=chapters,
+        samples=sections.samples(data),
+        data_card=[sections.card_table(table) for table in data.get("data_card", [])],
+        facts=sections.run_facts(data),
+        config=sections.flat(data.get("config", {})),
+    )
+
+
+def _check(data: dict) -> None:
+    missing = [key for key in _REQUIRED if key not in data]
+    if missing:
+        raise InputError(f"write_report: data lacks {', '.join(missing)}")
+    known = SUMMARY + _PAGE_ONLY
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"write_report: data has the unknown key {key!r}{hint}")
+
+
+def _finite(value):
+    """`value` as plain JSON: numpy scalars as Python's, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,129 @@
+"""The home of the mesh and of the one table that says how every parameter is laid out over it.
+
+The paper does not describe its parallelism. Ours: `data` (copies), `fsdp` (parameters and optimizer moments in
+slices, gathered where used) and `tensor` (heads, MLP channels and vocabulary). XLA's partitioner does the rest.
+"""
+
+import re
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from instruct_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Optimizer moments and averages follow the same rows, because their paths end with the parameter's.
+RULES = (
+    (r"embed/tokens", PartitionSpec("tensor", "fsdp")),
+    (r"embed/positions", PartitionSpec(None, "fsdp")),
+    (r"layers/(attention|mlp)_norm/(scale|bias)", PartitionSpec()),
+    (r"layers/qkv/kernel", PartitionSpec(None, "fsdp", None, "tensor")),
+    (r"layers/qkv/bias", PartitionSpec(None, None, "tensor")),
+    (r"layers/up/kernel", PartitionSpec(None, "fsdp", "tensor")),
+    (r"layers/up/bias", PartitionSpec(None, "tensor")),
+    (r"layers/(out|down)/kernel", PartitionSpec(None, "tensor", "fsdp")),
+    (r"layers/(out|down)/bias", PartitionSpec()),
+    (r"norm/(scale|bias)", PartitionSpec()),
+    (r"head/(kernel|bias)", PartitionSpec()),
+)
+_COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), spec) for pattern, spec in RULES)
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh of data x fsdp x tensor devices (all devices, or those given); a wrong product raises InputError."""
+    devices = jax.devices() if devices is None else list(devices)
+    for name, size in zip(AXES, (data, fsdp, tensor), strict=True):
+        if size < 1:
+            raise InputError(f"mesh.{name} is {size}: it must be at least 1")
+    if data * fsdp * tensor != len(devices):
+        raise InputError(
+            f"mesh.data x mesh.fsdp x mesh.tensor is {data} x {fsdp} x {tensor} = {data * fsdp * tensor}, "
+            f"but there are {len(devices)} devices: make the product {len(devices)}"
+        )
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def param_spec(path: str) -> PartitionSpec:
+    """The row of RULES for a path such as 'opt_state/mu/embed/tokens'; none or several rows raise InputError."""
+    specs = [spec for pattern, spec in _COMPILED if pattern.fullmatch(path)]
+    if len(specs) != 1:
+        raise InputError(f"parameter {path!r} matches {len(specs)} rows of sharding.RULES: it must match exactly one")
+    return specs[0]
+
+
+def param_shardings(tree, mesh: Mesh):
+    """NamedShardings in the shape of `tree` (parameters or a whole train state; arrays or shapes).
+
+    Scalars and random keys are replicated. A dimension that does not divide over its axes raises InputError.
+    """
+
+    def sharding(path, leaf):
+        if leaf.ndim == 0 or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return NamedSharding(mesh, PartitionSpec())
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = param_spec(name)
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise InputError(
+                    f"parameter {name!r} of shape {leaf.shape} has a dimension {size} that does not divide over "
+                    f"mesh.{axis} = {mesh.shape[axis]}: choose a mesh.{axis} that divides {size}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The layout of a batch: rows over data and fsdp, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_devices(mesh) -> int:
+    """Over how many devices the rows of a batch are spread."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_divides(batch: int, mesh: Mesh) -> None:
+    """Raises InputError unless `batch` rows divide over the mesh, naming batch sizes that would."""
+    rows = batch_devices(mesh)
+    if batch % rows:
+        lower, upper = batch // rows * rows, -(-batch // rows) * rows
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        raise InputError(
+            f"a batch of {batch} rows does not divide over mesh.data x mesh.fsdp = {mesh.shape['data']} x "
+            f"{mesh.shape['fsdp']} = {rows} devices: use a batch of {nearest}, or another mesh"
+        )
+
+
+def place(tree, shardings):
+    """`tree` on the devices of `shardings` (one for all, or a tree of them), for any number of processes.
+
+    Every process passes the same whole arrays. A leaf that already lies there may share its buffer with the result.
+    """
+
+    def put(sharding, leaf):
+        if sharding.is_fully_addressable or isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, sharding)
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(lambda sharding, part: jax.tree.map(partial(put, sharding), part), shardings, tree)
+
+
+def current_mesh(rows: int):
+    """The mesh of jax.set_mesh if it has our axes, several devices and `rows` divide over it, else None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if tuple(mesh.axis_names) != AXES or mesh.size == 1 or rows % batch_devices(mesh):
+        return None
+    return mesh
+
+
+def constrain_rows(x_BX: jax.Array) -> jax.Array:
+    """Pins the rows of an activation to the batch's layout, so that the partitioner never gathers the batch."""
+    if current_mesh(x_BX.shape[0]) is None:
+        return x_BX
+    return jax.lax.with_sharding_constraint(x_BX, PartitionSpec(BATCH_AXES))

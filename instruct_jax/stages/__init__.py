@@ -1,0 +1,1 @@
+"""The stages: each wires data, models and algorithms together and exports run(config, workdir)."""

@@ -1,0 +1,102 @@
+"""Home of model calls on text: prompts in, sampled responses out; prompt and response in, score out. Compiled once per shape."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from instruct_jax.algorithms.decode import SamplingConfig, generate
+from instruct_jax.algorithms.rm import last_scores
+from instruct_jax.batches import PromptBatch
+from instruct_jax.errors import InputError
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.stages.setup import put
+from instruct_jax.text.templates import Template
+from instruct_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """One response: its text, whether it ended by itself, and its length in tokens, the end included."""
+
+    text: str
+    finished: bool
+    length: int
+
+
+def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokenizer, mesh, *, max_prompt: int,
+                 batch_size: int) -> Callable:  # fmt: skip
+    """sample(params, prompts, template, key) → [Sampled]; prompts of any number, in batches of one shape.
+
+    A prompt over `max_prompt` tokens raises InputError: filter before (the paper drops them)."""
+
+    @jax.jit
+    def respond(params, prompts, key):
+        return generate(model, params, prompts, key, sampling, tokenizer.eos_id, tokenizer.pad_id)
+
+    def sample(params, prompts: Sequence[str], template: Template, key) -> list[Sampled]:
+        ids = tokenizer.encode_batch([template.render(p) for p in prompts])
+        pending = []
+        for start in range(0, len(ids), batch_size):
+            batch = _left_padded(ids[start : start + batch_size], batch_size, max_prompt, tokenizer.pad_id)
+            pending.append(respond(params, put(batch, mesh), jax.random.fold_in(key, start)))
+        rows = [
+            row for tokens, mask in pending for row in zip(np.asarray(tokens), np.asarray(mask), strict=True)
+        ]
+        return [_sampled(tokens, mask, tokenizer) for tokens, mask in rows[: len(ids)]]
+
+    return sample
+
+
+def _left_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> PromptBatch:
+    tokens_BP, mask_BP = np.full((rows, width), pad, np.int32), np.zeros((rows, width), bool)
+    for b, row in enumerate(ids):
+        if len(row) > width:
+            raise InputError(
+                f"a prompt has {len(row)} tokens, over text.max_prompt = {width}: drop it or raise the limit"
+            )
+        tokens_BP[b, width - len(row) :], mask_BP[b, width - len(row) :] = row, True
+    mask_BP[len(ids) :, -1] = True  # rows that only fill the batch up
+    return PromptBatch(tokens_BP, mask_BP, np.arange(rows, dtype=np.int32))
+
+
+def _sampled(tokens_R, mask_R, tokenizer: Tokenizer) -> Sampled:
+    length = int(mask_R.sum())
+    finished = length > 0 and int(tokens_R[length - 1]) == tokenizer.eos_id
+    return Sampled(tokenizer.decode(tokens_R[:length].tolist()), finished, length)
+
+
+def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, batch_size: int) -> Callable:
+    """score(params, rows, template) → f32[n] for rows of (prompt, response, finished); the score at the last token."""
+
+    @jax.jit
+    def scores(params, tokens_BT, mask_BT):
+        return last_scores(model.apply({"params": params}, tokens_BT, mask_BT.astype(np.int32)), mask_BT)
+
+    def score(params, rows: Sequence[tuple[str, str, bool]], template: Template) -> np.ndarray:
+        prompts = tokenizer.encode_batch([template.render(p) for p, _, _ in rows])
+        responses = tokenizer.encode_batch([r for _, r, _ in rows])
+        ids = [
+            [*p, *r, *([tokenizer.eos_id] if row[2] else [])]
+            for p, r, row in zip(prompts, responses, rows, strict=True)
+        ]
+        found = []
+        for start in range(0, len(ids), batch_size):
+            tokens_BT, mask_BT = right_padded(
+                ids[start : start + batch_size], batch_size, width, tokenizer.pad_id
+            )
+            found.append(scores(params, *put((tokens_BT, mask_BT), mesh)))
+        return np.concatenate([np.asarray(x) for x in found])[: len(ids)]
+
+    return score
+
+
+def right_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token rows [rows, width] and their mask. A sampled text may need more tokens than it was sampled in when it is encoded
+    again; the tokens past `width` are left out of such a row."""
+    tokens_BT, mask_BT = np.full((rows, width), pad, np.int32), np.zeros((rows, width), bool)
+    for b, row in enumerate(ids):
+        row = row[:width]
+        tokens_BT[b, : len(row)], mask_BT[b, : len(row)] = row, True
+    return tokens_BT, mask_BT

@@ -1,0 +1,139 @@
+"""The home of the step from a config to frozen dataclasses, and of the copy of the config in the run's folder.
+
+A section of the config maps one to one onto the dataclass of its owner; every complaint names the dotted field.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from instruct_jax.errors import InputError
+
+
+def nearest(word: str, words) -> str:
+    """' (did you mean x?)' with the likeliest of `words`, '' when none is near."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def section(config: ConfigDict, name: str, cls):
+    """The section `name` (dotted if nested) of `config` as the frozen dataclass `cls`.
+
+    Fields without a default must be in the config, fields with one may be left out, a field that `cls` does not
+    have is refused. An int is taken for a float, nothing else is converted. InputError names the field, what was
+    expected and what was given.
+    """
+    found, walked = config, "config"
+    for part in name.split("."):
+        if not isinstance(found, ConfigDict) or part not in found:
+            there = list(found.keys()) if isinstance(found, ConfigDict) else []
+            raise InputError(f"{walked} has no section {part!r}{nearest(part, there)}")
+        found, walked = found[part], f"{walked}.{part}"
+    return _build(found, cls, walked)
+
+
+def _build(given, cls, path: str):
+    if not isinstance(given, (ConfigDict, dict)):
+        raise InputError(f"{path} must be a section of fields, got {given!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in given:
+        if key not in fields:
+            raise InputError(
+                f"{path}.{key}: no such field{nearest(key, fields)}; the fields are {', '.join(fields)}"
+            )
+    missing = [name for name, field in fields.items() if name not in given and not _has_default(field)]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(f'{path}.{name}' for name in missing)}: add to the config")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _convert(given[key], hints[key], f"{path}.{key}") for key in given})
+
+
+def _has_default(field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _convert(value, hint, path: str):
+    """`value` as an instance of the annotation `hint`, or InputError naming `path`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(value, hint, arguments, path)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise InputError(
+                f"{path} is {value!r}{nearest(str(value), map(str, arguments))}; it takes one of {arguments}"
+            )
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(value, hint, path)
+    if origin is tuple and isinstance(value, (tuple, list)):
+        variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+        if not variadic and len(value) != len(arguments):
+            raise InputError(f"{path} takes {len(arguments)} values, got {len(value)}: {value!r}")
+        kinds = [arguments[0]] * len(value) if variadic else arguments
+        return tuple(_convert(one, kind, f"{path}[{i}]") for i, (one, kind) in enumerate(zip(value, kinds)))
+    if origin is dict and isinstance(value, (ConfigDict, dict)):
+        return {key: _convert(value[key], arguments[1], f"{path}.{key}") for key in value}
+    if hint is typing.Any or (hint is type(None) and value is None):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (isinstance(value, bool) and hint is not bool)
+    ):
+        return value
+    raise InputError(f"{path} must be {_say(hint)}, got {value!r} ({type(value).__name__})")
+
+
+def _convert_union(value, hint, arguments, path: str):
+    if value is None and type(None) in arguments:
+        return None
+    kinds = [kind for kind in arguments if kind is not type(None)]
+    if len(kinds) == 1 and value is not None:
+        return _convert(value, kinds[0], path)
+    for kind in kinds:
+        try:
+            return _convert(value, kind, path)
+        except InputError:
+            continue
+    raise InputError(f"{path} must be {_say(hint)}, got {value!r} ({type(value).__name__})")
+
+
+def _say(hint) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _flatten(tree: dict, path: str = "config") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{path}.{key}") if isinstance(value, dict) else {f"{path}.{key}": value}
+    return flat
+
+
+def snapshot(config: ConfigDict, workdir: Path | str) -> None:
+    """Write the config, overrides included, to workdir/config.json.
+
+    Where the folder already holds checkpoints of another config, InputError names a field that differs: resuming
+    would mix two experiments.
+    """
+    path = Path(workdir) / "config.json"
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    if path.exists() and any((path.parent / "checkpoints").glob("[0-9]*")):
+        before, now = _flatten(json.loads(path.read_text())), _flatten(json.loads(text))
+        changed = [field for field in sorted({**before, **now}) if before.get(field) != now.get(field)]
+        if changed:
+            field = changed[0]
+            raise InputError(
+                f"{workdir} was started with {field} = {before.get(field)!r}, now {now.get(field)!r} "
+                f"({len(changed)} fields differ): choose another --workdir, or delete {path} to go on all the same"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name("config.json.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,157 @@
+"""Home of pretraining and supervised fine-tuning: one step with two masks (paper App. C.1, C.3).
+
+Pretraining reads documents with a loss on every token; SFT reads demonstrations with a loss on the response, and mixes in a share
+of pretraining rows for the PPO-init model. Differs from the paper where it is silent: rows are not packed, EOS closes a response.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from instruct_jax.algorithms.masked import masked_mean
+from instruct_jax.algorithms.sft import lm_loss
+from instruct_jax.batches import TokenBatch
+from instruct_jax.data import builders, pipeline
+from instruct_jax.errors import InputError
+from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.sharding import check_divides
+from instruct_jax.stages import setup
+from instruct_jax.stages.settings import section
+from instruct_jax.training.loop import fit
+from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.state import TrainState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The data set directory and what of it is read; `pretraining_fraction` is the share of document rows in a batch."""
+
+    dir: str
+    kind: str  # "documents" or "demonstrations"
+    batch_size: int
+    split: str = "train"
+    valid_split: str = "valid"
+    pretraining_fraction: float = 0.0
+    loss_on_prompt: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How long to train (steps or epochs) and what to keep; `keep_epochs` keeps the checkpoint of every epoch."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    keep_epochs: bool = False
+    log_every: int = 20
+    save_every: int = 500
+    valid_batches: int = 4
+
+
+def make_step(model: PolicyModel, tx, schedule):
+    """The pure train step (state, TokenBatch, key) → (state, metrics): mean loss per target token, one update."""
+
+    def step(state: TrainState, batch: TokenBatch, key):
+        def loss(params):
+            nll_BX, mask_BX, metrics = lm_loss(model, params, batch, key if model.config.dropout else None)
+            return masked_mean(nll_BX, mask_BX), metrics
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        new_state, norm = apply_gradients(state, grads, tx)
+        return new_state, {**metrics, "lm/grad_norm": norm, "lm/learning_rate": schedule(state.step)}
+
+    return step
+
+
+def programs(config: ml_collections.ConfigDict, mesh) -> dict:
+    """{name: (jitted, abstract arguments)} of this stage; reads no data."""
+    model = PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings)))
+    optimizer = section(config, "optimizer", OptimizerConfig)
+    text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
+    check_divides(data.batch_size, mesh)
+    tx = make_optimizer(optimizer, 1000)
+    state = _abstract_state(model, tx, mesh)
+    step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, 1000)), state, mesh)
+    shape = (data.batch_size, text.max_prompt + text.max_response)
+    rows = setup.batch_sharding(mesh)
+    batch = TokenBatch(*(jax.ShapeDtypeStruct(shape, t, sharding=rows) for t in (np.int32, np.int32, bool)))
+    return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains a language model as `config` says; leaves checkpoints, metrics and done.json in `workdir`."""
+    text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
+    optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
+    mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    check_divides(data.batch_size, mesh)
+    tokenizer = setup.load_tokenizer(text)
+    model = PolicyModel(
+        setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
+    )
+    batches, valid = (
+        _batches(data, text, tokenizer, split, config.seed) for split in (data.split, data.valid_split)
+    )
+    total = setup.whole_steps(train.steps, train.epochs, batches.steps_per_epoch)
+    tx = make_optimizer(optimizer, total)
+    with jax.set_mesh(mesh):
+        abstract = _abstract_state(model, tx, mesh)
+        step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, total)), abstract, mesh)
+        key = jax.random.key(config.seed)
+        if config.init:
+            state = setup.state_from(setup.load(config.init, model, mesh), tx, mesh)
+        else:
+            state = setup.fresh_state(lambda: setup.init_params(model, key), tx, mesh)
+        fit(
+            step, state, lambda i: setup.put(batches.at(i), mesh), total_steps=total, key=key, workdir=workdir,
+            log_every=train.log_every, save_every=batches.steps_per_epoch if train.keep_epochs else train.save_every,
+            keep=total if train.keep_epochs else 2, eval_every=batches.steps_per_epoch,
+            evaluate=_validation(model, valid, train.valid_batches, mesh), meta={"stage": config.stage, "config": config.to_dict()},
+            name=config.name, tokens_per_step=data.batch_size * (text.max_prompt + text.max_response),
+        )  # fmt: skip
+
+
+def _abstract_state(model, tx, mesh):
+    params = setup.abstract_params(model)
+    opt_state = jax.eval_shape(tx.init, params)
+    return setup.sharded(TrainState(jax.ShapeDtypeStruct((), np.int32), params, opt_state, None), mesh)
+
+
+def _batches(
+    data: DataSettings, text: setup.TextSettings, tokenizer, split: str, seed: int
+) -> pipeline.Batches:
+    length = text.max_prompt + text.max_response
+    if data.kind == "documents":
+        source = builders.open_source(data.dir, "documents", split)
+        return pipeline.documents(source, tokenizer, batch_size=data.batch_size, length=length, seed=seed)
+    if data.kind != "demonstrations":
+        raise InputError(f"data.kind is {data.kind!r}: use 'documents' or 'demonstrations'")
+    source = builders.open_source(data.dir, "demonstrations", split)
+    rows = pipeline.demonstrations(
+        source, tokenizer, setup.template(text.template), batch_size=data.batch_size, max_prompt=text.max_prompt,
+        max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt,
+    )  # fmt: skip
+    if not data.pretraining_fraction:
+        return rows
+    documents = builders.open_source(data.dir, "documents", split)
+    mixed = pipeline.documents(documents, tokenizer, batch_size=data.batch_size, length=length, seed=seed)
+    return pipeline.mixture(rows, mixed, data.pretraining_fraction)
+
+
+def _validation(model, valid: pipeline.Batches, count: int, mesh):
+    model = PolicyModel(dataclasses.replace(model.config, dropout=0.0))
+
+    @jax.jit
+    def loss(params, batch):
+        nll_BX, mask_BX, _ = lm_loss(model, params, batch)
+        return (nll_BX * mask_BX).sum(), mask_BX.sum()
+
+    def evaluate(state, done):
+        sums = [loss(state.params, setup.put(valid.at(i), mesh)) for i in range(count)]
+        return {"valid/loss": float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))}
+
+    return evaluate

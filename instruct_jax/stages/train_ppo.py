@@ -1,0 +1,282 @@
+"""Home of PPO and PPO-ptx: respond, score, shape, then one optimizer step per minibatch for policy and value (paper 3.5, App. C.4).
+
+One iteration is one step of the loop. Policy and value are separate networks with an optimizer each; the value starts as a copy of
+the reward model; the reference is the policy's own start. The pretraining gradient joins PPO's before the policy's one step. Where
+the paper is silent, algorithms/ppo says what is inherited.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from instruct_jax.algorithms import ppo as algorithm
+from instruct_jax.algorithms.decode import SamplingConfig
+from instruct_jax.algorithms.ppo import PPOConfig
+from instruct_jax.algorithms.rollout import RolloutParams, respond_and_score, split_minibatches
+from instruct_jax.batches import PromptBatch, TokenBatch
+from instruct_jax.data import builders, pipeline
+from instruct_jax.errors import InputError
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.sharding import check_divides
+from instruct_jax.stages import setup
+from instruct_jax.stages.settings import section
+from instruct_jax.training.loop import fit
+from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Episodes in all, per iteration and per optimizer step; passes over an iteration's episodes; the weight average's decay.
+
+    `ptx_ratio` pretraining rows of `ptx_length` tokens go with every episode (8 rows in the paper)."""
+
+    episodes: int
+    batch_size: int
+    minibatch_size: int
+    inner_epochs: int = 1
+    ema_decay: float = 0.992
+    ptx_ratio: int = 8
+    ptx_length: int = 2048
+    log_every: int = 1
+    save_every: int = 50
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.batch_size % self.minibatch_size:
+            raise InputError(
+                f"train.batch_size {self.batch_size} does not split into minibatches of train.minibatch_size "
+                f"{self.minibatch_size}: use a divisor of {self.batch_size}"
+            )
+        if self.episodes % self.batch_size:
+            raise InputError(
+                f"train.episodes {self.episodes} is not a whole number of iterations of train.batch_size {self.batch_size}: "
+                f"use {self.episodes // self.batch_size * self.batch_size or self.batch_size}"
+            )
+
+    @property
+    def iterations(self) -> int:
+        return self.episodes // self.batch_size
+
+    @property
+    def minibatches(self) -> int:
+        return self.batch_size // self.minibatch_size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PPOState:
+    """What an iteration changes: both networks with their optimizers, and the KL coefficient."""
+
+    policy: TrainState
+    value: TrainState
+    kl_coef: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IterationBatch:
+    """One iteration's prompts and pretraining rows (None without ptx)."""
+
+    prompts: PromptBatch
+    pretraining: TokenBatch | None
+
+
+class Pieces(NamedTuple):
+    """All that is fixed over a run."""
+
+    policy: PolicyModel
+    scalar: ScalarModel
+    policy_tx: object
+    value_tx: object
+    schedule: object
+    sampling: SamplingConfig
+    ppo: PPOConfig
+    train: TrainSettings
+    eos_id: int
+    pad_id: int
+
+
+def make_rollout(p: Pieces):
+    """(policy, reference, reward, value params, prompts, key, kl_coef) → (Rollout, metrics); pure."""
+
+    def rollout(policy, reference, reward, value, prompts: PromptBatch, key, kl_coef):
+        params = RolloutParams(policy, reference, reward, value)
+        return respond_and_score(p.policy, p.scalar, params, prompts, key, p.sampling, p.ppo, kl_coef, p.eos_id, p.pad_id,
+                                 minibatches=p.train.minibatches)  # fmt: skip
+
+    return rollout
+
+
+def make_update(p: Pieces):
+    """(state, Rollout, pretraining rows or None, key) → (state, metrics): every minibatch of every inner epoch, scanned; pure."""
+    train = p.train
+
+    def minibatch_step(state: PPOState, inputs):
+        minibatch, pretraining = inputs
+        grads, metrics = algorithm.policy_gradient(
+            p.policy, state.policy.params, minibatch, pretraining, p.ppo
+        )
+        loss = jax.value_and_grad(algorithm.value_minibatch_loss, argnums=1, has_aux=True)
+        (_, value_metrics), value_grads = loss(p.scalar, state.value.params, minibatch, p.ppo)
+        policy, norm = apply_gradients(state.policy, grads, p.policy_tx, train.ema_decay)
+        value, value_norm = apply_gradients(state.value, value_grads, p.value_tx)
+        norms = {"ppo/policy_grad_norm": norm, "ppo/value_grad_norm": value_norm}
+        return dataclasses.replace(state, policy=policy, value=value), {**metrics, **value_metrics, **norms}
+
+    def update(state: PPOState, rollout, pretraining, key):
+        epochs = [
+            split_minibatches(rollout, jax.random.fold_in(key, e), train.minibatches)
+            for e in range(train.inner_epochs)
+        ]
+        minibatches = jax.tree.map(lambda *x: jnp.concatenate(x), *epochs)
+        steps = train.minibatches * train.inner_epochs
+        if pretraining is not None:
+            pretraining = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), pretraining)
+        state, metrics = jax.lax.scan(minibatch_step, state, (minibatches, pretraining))
+        first = {f"{k}_first": metrics[k][0] for k in ("ppo/ratio_max", "ppo/clip_fraction")}
+        return state, {**jax.tree.map(lambda x: x.mean(0), metrics), **first}
+
+    return update
+
+
+def adapt_kl(state: PPOState, kl, p: Pieces) -> PPOState:
+    """Moves the KL coefficient where a target is set (paper.md 12 row 29); InstructGPT's is fixed."""
+    if p.ppo.adaptive_kl_target is None:
+        return state
+    coef = algorithm.adaptive_kl(
+        state.kl_coef, kl, p.train.batch_size, p.ppo.adaptive_kl_target, p.ppo.adaptive_kl_horizon
+    )
+    return dataclasses.replace(state, kl_coef=coef)
+
+
+def make_iteration(p: Pieces, reference, reward, mesh, abstract_state):
+    """One PPO iteration as the paper's box reads: respond and score, shape rewards and advantages, update, adapt, log."""
+    rollout_fn = jax.jit(make_rollout(p))
+
+    def update_and_adapt(state, rollout, pretraining, key, kl):
+        state, metrics = make_update(p)(state, rollout, pretraining, key)
+        return adapt_kl(state, kl, p), metrics
+
+    update_fn = jax.jit(
+        update_and_adapt, donate_argnums=0, out_shardings=(setup.param_shardings(abstract_state, mesh), None)
+    )
+
+    def iteration(state: PPOState, batch: IterationBatch, key):
+        rollout, metrics = rollout_fn(
+            state.policy.params,
+            reference,
+            reward,
+            state.value.params,
+            batch.prompts,
+            jax.random.fold_in(key, 0),
+            state.kl_coef,
+        )
+        state, update_metrics = update_fn(
+            state, rollout, batch.pretraining, jax.random.fold_in(key, 1), metrics["objective/kl"]
+        )
+        return state, {**metrics, **update_metrics}
+
+    return iteration, rollout_fn, update_fn
+
+
+def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad_id: int) -> Pieces:
+    """The fixed pieces of a run from its config; reads no data. InputError names the field that is wrong."""
+    text, train = section(config, "text", setup.TextSettings), section(config, "train", TrainSettings)
+    policy_optimizer, value_optimizer = (
+        section(config, n, OptimizerConfig) for n in ("policy_optimizer", "value_optimizer")
+    )
+    steps = train.minibatches * train.inner_epochs
+    ppo = section(config, "ppo", PPOConfig)
+    return Pieces(
+        policy=PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), vocab)),
+        scalar=ScalarModel(setup.transformer(section(config, "reward_model", setup.ModelSettings), vocab)),
+        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps),
+        value_tx=make_optimizer(value_optimizer, train.iterations, steps),
+        schedule=make_schedule(policy_optimizer, train.iterations, steps),
+        sampling=SamplingConfig(max_new_tokens=text.max_response, temperature=ppo.temperature),
+        ppo=ppo, train=train, eos_id=eos_id, pad_id=pad_id,
+    )  # fmt: skip
+
+
+def abstract_state(p: Pieces, mesh) -> PPOState:
+    """Shapes and layout of the state."""
+    policy, value = setup.abstract_params(p.policy), setup.abstract_params(p.scalar)
+    scalar = jax.ShapeDtypeStruct((), np.int32)
+    return setup.sharded(
+        PPOState(
+            TrainState(scalar, policy, jax.eval_shape(p.policy_tx.init, policy), policy),
+            TrainState(scalar, value, jax.eval_shape(p.value_tx.init, value), None),
+            jax.ShapeDtypeStruct((), np.float32),
+        ),
+        mesh,
+    )
+
+
+def programs(config: ml_collections.ConfigDict, mesh) -> dict:
+    """{name: (jitted, abstract arguments)} of this stage: rollout and update; reads no data."""
+    p = build(config, None, eos_id=0, pad_id=0)
+    text, rows = section(config, "text", setup.TextSettings), setup.batch_sharding(mesh)
+    check_divides(p.train.minibatch_size, mesh)
+    state = abstract_state(p, mesh)
+    reference = setup.sharded(setup.abstract_params(p.policy), mesh)
+    reward = setup.sharded(setup.abstract_params(p.scalar), mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def arrays(*shapes):
+        return (jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for shape, dtype in shapes)
+
+    B, P = p.train.batch_size, text.max_prompt
+    prompts = PromptBatch(*arrays(((B, P), np.int32), ((B, P), bool), ((B,), np.int32)))
+    shape = (B * p.train.inner_epochs * p.train.ptx_ratio, p.train.ptx_length)
+    ptx = TokenBatch(*arrays((shape, np.int32), (shape, np.int32), (shape, bool))) if p.ppo.ptx_coef else None
+    _, rollout_fn, update_fn = make_iteration(p, None, None, mesh, state)
+    scalar = jax.ShapeDtypeStruct((), np.float32)
+    rollout_args = (state.policy.params, reference, reward, state.value.params, prompts, key, scalar)
+    rollout = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+        jax.eval_shape(rollout_fn, *rollout_args)[0],
+    )
+    return {"rollout": (rollout_fn, rollout_args), "update": (update_fn, (state, rollout, ptx, key, scalar))}
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains a policy by PPO (ppo.ptx_coef 0) or PPO-ptx from config.init against the reward model in config.reward."""
+    text = section(config, "text", setup.TextSettings)
+    mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    tokenizer = setup.load_tokenizer(text)
+    p = build(config, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id)
+    check_divides(p.train.minibatch_size, mesh)
+    prompts = pipeline.prompts(
+        builders.open_source(config.data_dir, "prompts", "train"), tokenizer, setup.template(text.template),
+        batch_size=p.train.batch_size, max_prompt=text.max_prompt, seed=config.seed,
+    )  # fmt: skip
+    pretraining = None
+    if p.ppo.ptx_coef:
+        pretraining = pipeline.documents(
+            builders.open_source(config.data_dir, "documents", "train"), tokenizer, length=p.train.ptx_length,
+            batch_size=p.train.batch_size * p.train.inner_epochs * p.train.ptx_ratio, seed=config.seed,
+        )  # fmt: skip
+
+    def batch_at(i):
+        return setup.put(IterationBatch(prompts.at(i), pretraining.at(i) if pretraining else None), mesh)
+
+    with jax.set_mesh(mesh):
+        reference = setup.load(config.init, p.policy, mesh)
+        reward = setup.load(config.reward, p.scalar, mesh)
+        state = PPOState(
+            setup.state_from(jax.tree.map(jnp.copy, reference), p.policy_tx, mesh, ema=True),
+            setup.state_from(jax.tree.map(jnp.copy, reward), p.value_tx, mesh),
+            jnp.float32(p.ppo.kl_coef),
+        )
+        iteration, _, _ = make_iteration(p, reference, reward, mesh, abstract_state(p, mesh))
+        fit(
+            iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
+            log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
+            meta={"stage": "ppo", "config": config.to_dict()}, name=config.name,
+        )  # fmt: skip

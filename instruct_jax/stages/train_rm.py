@@ -1,0 +1,147 @@
+"""Home of the reward model's training: all pairs of a prompt's K completions, one epoch, then a bias that centres it (App. C.2).
+
+Differs from the paper in its start: the policy it is given (the paper's was a 6B model tuned on public tasks; it reports that an SFT
+or GPT-3 start does as well).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from instruct_jax.algorithms.rm import last_scores, rm_loss, shift_bias
+from instruct_jax.batches import RankingBatch
+from instruct_jax.data import builders, pipeline
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.sharding import check_divides
+from instruct_jax.stages import setup
+from instruct_jax.stages.settings import section
+from instruct_jax.training.checkpoint import Checkpoints
+from instruct_jax.training.loop import fit
+from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The data set directory, prompts per batch, completions per prompt at most, and where demonstrations to centre on are."""
+
+    dir: str
+    batch_size: int
+    k_max: int
+    split: str = "train"
+    demonstrations_split: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """`epochs` is 1 in the paper: more overfits. `divide_by`: "valid_pairs" or "all_pairs", see algorithms/rm."""
+
+    epochs: float
+    divide_by: str = "valid_pairs"
+    log_every: int = 10
+    save_every: int = 200
+
+
+def make_step(model: ScalarModel, tx, schedule, divide_by: str):
+    """The pure train step (state, RankingBatch, key) → (state, metrics): the mean over prompts of Eq. 1, one update."""
+
+    def step(state: TrainState, batch: RankingBatch, key):
+        def loss(params):
+            loss_B, weight_B, metrics = rm_loss(model, params, batch, divide_by)
+            return (loss_B * weight_B).sum() / weight_B.sum().clip(1.0), metrics
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        new_state, norm = apply_gradients(state, grads, tx)
+        return new_state, {**metrics, "rm/grad_norm": norm, "rm/learning_rate": schedule(state.step)}
+
+    return step
+
+
+def programs(config: ml_collections.ConfigDict, mesh) -> dict:
+    """{name: (jitted, abstract arguments)} of this stage; reads no data."""
+    model = ScalarModel(setup.transformer(section(config, "model", setup.ModelSettings)))
+    optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
+    text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
+    check_divides(data.batch_size, mesh)
+    tx = make_optimizer(optimizer, 1000)
+    state = _abstract_state(model, tx, mesh)
+    step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, 1000), train.divide_by), state, mesh)
+    rows, shape = (
+        setup.batch_sharding(mesh),
+        (data.batch_size, data.k_max, text.max_prompt + text.max_response),
+    )
+    shapes = ((shape, np.int32), (shape, bool), (shape[:2], np.int32))
+    batch = RankingBatch(*(jax.ShapeDtypeStruct(s, t, sharding=rows) for s, t in shapes))
+    return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains a reward model from the policy in config.init; the centred one lies in `workdir`/reward."""
+    text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
+    optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
+    mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    check_divides(data.batch_size, mesh)
+    tokenizer = setup.load_tokenizer(text)
+    model = ScalarModel(
+        setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
+    )
+    batches = pipeline.rankings(
+        builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template), k_max=data.k_max,
+        batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
+    )  # fmt: skip
+    total = batches.steps(train.epochs)
+    tx = make_optimizer(optimizer, total)
+    with jax.set_mesh(mesh):
+        abstract = _abstract_state(model, tx, mesh)
+        step = setup.jit_step(
+            make_step(model, tx, make_schedule(optimizer, total), train.divide_by), abstract, mesh
+        )
+        policy = setup.load(config.init, PolicyModel(model.config), mesh)
+        key = jax.random.key(config.seed)
+        state = setup.state_from(setup.as_scalar(policy, jax.random.fold_in(key, 2**31 - 1)), tx, mesh)
+        state = fit(
+            step, state, lambda i: setup.put(batches.at(i), mesh), total_steps=total, key=key, workdir=workdir,
+            log_every=train.log_every, save_every=train.save_every, meta={"stage": "rm", "config": config.to_dict()},
+            name=config.name, tokens_per_step=data.batch_size * data.k_max * (text.max_prompt + text.max_response),
+        )  # fmt: skip
+        _centre(model, state, data, text, tokenizer, mesh, workdir, config)
+
+
+def _centre(model, state, data, text, tokenizer, mesh, workdir, config) -> None:
+    """Shifts the bias so that labelers' demonstrations score 0 on average, and saves the reward model (paper App. C.2)."""
+    rows = pipeline.demonstrations(
+        builders.open_source(data.dir, "demonstrations", data.demonstrations_split), tokenizer, setup.template(text.template),
+        batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=0,
+    )  # fmt: skip
+
+    @jax.jit
+    def scores(params, batch):
+        mask_BT = batch.segments_BT > 0
+        return last_scores(model.apply({"params": params}, batch.tokens_BT, batch.segments_BT), mask_BT)
+
+    found = [scores(state.params, setup.put(rows.at(i), mesh)) for i in range(rows.steps_per_epoch)]
+    # The last batch of an epoch is filled up from the next one: those rows would count twice.
+    mean = float(np.concatenate([np.asarray(x) for x in found])[: rows.rows].mean())
+    params = jax.jit(shift_bias)(state.params, mean)
+    saved = Checkpoints(Path(workdir) / "reward", keep=1)
+    final = TrainState(state.step, params, (), None)
+    saved.save(
+        int(state.step),
+        final,
+        {"stage": "rm", "config": config.to_dict(), "demonstration_mean": mean},
+        wait=True,
+    )
+    saved.close()
+    (Path(workdir) / "bias.json").write_text(
+        json.dumps({"demonstration_mean_before": mean, "demonstrations": rows.rows}) + "\n"
+    )
+
+
+def _abstract_state(model, tx, mesh):
+    params = setup.abstract_params(model)
+    opt_state = jax.eval_shape(tx.init, params)
+    return setup.sharded(TrainState(jax.ShapeDtypeStruct((), np.int32), params, opt_state, None), mesh)

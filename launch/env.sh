@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The environment of every run: source launch/env.sh   (from the repository's root; whatever is already set stays)
+#
+#   VENV             the virtual environment (default: .venv)
+#   JAX_PLATFORMS    cpu, unless the TPU or CUDA extra is installed: then JAX chooses
+#   GLIBC_TUNABLES   huge pages for malloc, on Linux CPUs: large buffers fault in far faster. Read before a process starts
+VENV="${VENV:-.venv}"
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+
+if [[ -z "${JAX_PLATFORMS:-}" ]] &&
+  ! compgen -G "$VENV/lib/python3.*/site-packages/libtpu" >/dev/null &&
+  ! compgen -G "$VENV/lib/python3.*/site-packages/jax_cuda*_plugin" >/dev/null; then
+  export JAX_PLATFORMS=cpu
+fi
+
+if [[ "${JAX_PLATFORMS:-}" == cpu && "$(uname -s)" == Linux && "${GLIBC_TUNABLES:-}" != *glibc.malloc.hugetlb* ]]; then
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1"
+fi

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Writes every lock from pyproject.toml: bash launch/lock.sh [--upgrade]   (maintainers only: needs uv on the PATH)
+#
+# The locks are universal: environment markers choose the jax for Python 3.11 and the one for 3.12 and later.
+# Pins already in a lock stay as they are unless --upgrade is given. Each extra is held to the pins of requirements.txt.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compile() {
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --no-annotate --custom-compile-command "bash launch/lock.sh" "$@" >/dev/null
+}
+
+list() { # the requirements under a dotted key of pyproject.toml, one a line
+  uv run --quiet --no-project --python '>=3.11' python - "$1" <<'PYTHON'
+import sys, tomllib
+section = tomllib.load(open("pyproject.toml", "rb"))
+for key in sys.argv[1].split("."):
+    section = section[key]
+print("\n".join(section))
+PYTHON
+}
+
+compile pyproject.toml -o requirements.txt "$@"
+{ list build-system.requires && echo pip; } | compile - -o requirements-build.txt "$@"
+for extra in dev tpu cuda; do
+  list "project.optional-dependencies.$extra" | compile - -c requirements.txt -o "requirements-$extra.txt" "$@"
+done

@@ -1,0 +1,253 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from ml_collections import ConfigDict
+
+from instruct_jax import devices, main
+from instruct_jax.errors import InputError
+from instruct_jax.stages.settings import section, snapshot
+from instruct_jax.training.guard import Preempted, TrainingError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "stage": "sft", "seed": 1,
+        "optimizer": {"learning_rate": 1e-3, "betas": (0.9, 0.95), "tf_style": True},
+    })
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Runs main with a stage that notes what it got; returns (call, notes)."""
+    path, notes = tmp_path / "study.py", []
+    path.write_text(CONFIG)
+    monkeypatch.setattr(
+        main, "load_stage", lambda name: lambda config, workdir: notes.append((config, workdir))
+    )
+    monkeypatch.setattr(devices, "enable_compile_cache", lambda path: None)
+
+    def call(*words, workdir=tmp_path / "run"):
+        return main.main(["main", "--config", str(path), "--workdir", str(workdir), *words])
+
+    return call, notes
+
+
+def test_overrides_reach_the_stage_and_the_snapshot(experiment, tmp_path):
+    call, notes = experiment
+    words = ["--config.optimizer.learning_rate=2", "--config.seed", "7", "--noconfig.optimizer.tf_style"]
+    assert call(*words, "--config.optimizer.betas=(0.8, 0.9)") == 0
+    config, workdir = notes[0]
+    assert workdir == tmp_path / "run"
+    assert config.optimizer.to_dict() == {"learning_rate": 2.0, "betas": (0.8, 0.9), "tf_style": False}
+    kept = json.loads((workdir / "config.json").read_text())
+    assert kept["seed"] == 7 and kept["optimizer"]["learning_rate"] == 2.0 and kept["stage"] == "sft"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["--config.optimizer.learning_rat=1"],
+            "no such field (did you mean config.optimizer.learning_rate?)",
+        ),
+        (
+            ["--config.optimiser.learning_rate=1"],
+            "no such field (did you mean config.optimizer.learning_rate?)",
+        ),
+        (["--config.seed.more=1"], "no such field (did you mean config.seed?)"),
+        (["--config.seed=many"], "config.seed=many"),
+        (["--config.optimizer.tf_style=perhaps"], "config.optimizer.tf_style=perhaps"),
+        (["--wrkdir=x"], "wrkdir"),
+        (["stray"], "'stray' belongs to no flag"),
+    ],
+)
+def test_a_mistyped_flag_is_one_line_and_status_2(experiment, capsys, words, message):
+    call, notes = experiment
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and "Traceback" not in error
+    assert not notes
+
+
+def test_the_traceback_is_shown_when_asked_for(experiment, capsys):
+    assert experiment[0]("--config.sed=1", "--traceback") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_missing_files_flags_and_stages_are_named(tmp_path, capsys):
+    path = tmp_path / "study.py"
+    path.write_text(CONFIG.replace('"sft"', '"stf"'))
+    for words, message in [
+        (["--workdir", "x"], "--config is missing"),
+        (["--config", str(tmp_path / "no.py"), "--workdir", "x"], "no file"),
+        (["--config", str(path)], "--workdir is missing"),
+        (
+            ["--config", str(path), "--workdir", str(tmp_path / "x")],
+            "config.stage is 'stf' (did you mean sft?)",
+        ),
+    ]:
+        assert main.main(["main", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [(InputError("no"), 2), (TrainingError("nan"), 1), (Preempted("later"), 143), (KeyboardInterrupt(), 130)],
+)
+def test_each_end_has_its_own_status(experiment, monkeypatch, capsys, error, status):
+    def fails(config, workdir):
+        raise error
+
+    monkeypatch.setattr(main, "load_stage", lambda name: fails)
+    assert experiment[0]() == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(experiment, monkeypatch):
+    monkeypatch.setattr(main, "load_stage", lambda name: lambda config, workdir: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment[0]()
+
+
+def test_a_second_main_in_the_folder_is_refused(experiment, monkeypatch, tmp_path, capsys):
+    ours = f"{os.getpid()} on "
+    code = "import sys, time\nfrom instruct_jax.training.guard import lock\nwith lock(sys.argv[1]):\n print(1, flush=True)\n time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        holder.stdout.readline()
+        assert experiment[0]() == 2
+    finally:
+        holder.kill()
+        holder.wait()
+    error = capsys.readouterr().err
+    assert f"process {holder.pid} on" in error and ours not in error
+
+
+def test_a_folder_with_checkpoints_keeps_its_config(tmp_path):
+    config = ConfigDict({"optimizer": {"learning_rate": 1.0}, "sizes": (1, 2)})
+    snapshot(config, tmp_path)
+    config.optimizer.learning_rate = 2.0
+    snapshot(config, tmp_path)  # nothing trained yet: a corrected config replaces the first
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    snapshot(config, tmp_path)
+    config.optimizer.learning_rate = 3.0
+    with pytest.raises(InputError, match="config.optimizer.learning_rate = 2.0, now 3.0"):
+        snapshot(config, tmp_path)
+
+
+def test_help_answers_without_loading_jax():
+    code = "import sys\nfrom instruct_jax.main import main\nstatus = main(['main', '--help'])\nsys.exit(status or 'jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (
+        found.returncode == 0
+        and "--workdir" in found.stdout
+        and "--config.section.field=value" in found.stdout
+    )
+
+
+def test_the_command_itself_leaves_with_status_2(tmp_path):
+    (tmp_path / "study.py").write_text(CONFIG)
+    words = ["--config", str(tmp_path / "study.py"), "--workdir", "x", "--config.sed=1"]
+    found = subprocess.run(
+        [sys.executable, "-m", "instruct_jax.main", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert found.returncode == 2
+    assert "--config.sed" in found.stderr and "did you mean config.seed?" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    depth: int
+    rate: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    rate: float
+    steps: int
+    kind: Literal["cosine", "constant"]
+    inner: Inner
+    sizes: tuple[int, ...] = ()
+    pair: tuple[str, float] = ("a", 1.0)
+    flag: bool = False
+    weights: dict[str, float] | None = None
+
+
+GOOD = {"rate": 1, "steps": 3, "kind": "cosine", "inner": {"depth": 2, "rate": None}}
+
+
+def build(**changes):
+    tree = {**GOOD, **changes}
+    return section(ConfigDict({"a": {"b": {k: v for k, v in tree.items() if v != "absent"}}}), "a.b", Outer)
+
+
+def test_a_section_becomes_its_dataclass():
+    built = build(sizes=(1, 2), pair=("b", 2), flag=True, weights={"x": 1})
+    assert built == Outer(1.0, 3, "cosine", Inner(2), (1, 2), ("b", 2.0), True, {"x": 1.0})
+    assert type(built.rate) is float and type(built.weights["x"]) is float
+    assert build().weights is None
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stps": 3}, "config.a.b.stps: no such field (did you mean steps?)"),
+        ({"inner": {"depht": 2}}, "config.a.b.inner.depht: no such field (did you mean depth?)"),
+        ({"inner": {}}, "config.a.b.inner lacks config.a.b.inner.depth"),
+        ({"steps": "absent", "rate": "absent"}, "lacks config.a.b.rate, config.a.b.steps"),
+        ({"steps": 3.0}, "config.a.b.steps must be int, got 3.0 (float)"),
+        ({"steps": True}, "config.a.b.steps must be int, got True (bool)"),
+        ({"rate": False}, "config.a.b.rate must be float, got False (bool)"),
+        ({"rate": None}, "config.a.b.rate must be float, got None"),
+        ({"flag": 1}, "config.a.b.flag must be bool, got 1 (int)"),
+        ({"inner": {"depth": 2, "rate": "x"}}, "config.a.b.inner.rate must be float, got 'x' (str)"),
+        ({"inner": 3}, "config.a.b.inner must be a section"),
+        ({"sizes": (1, 2.5)}, "config.a.b.sizes[1] must be int, got 2.5"),
+        ({"pair": ("b",)}, "config.a.b.pair takes 2 values, got 1"),
+        ({"kind": "cosin"}, "config.a.b.kind is 'cosin' (did you mean cosine?)"),
+        ({"weights": {"x": "y"}}, "config.a.b.weights.x must be float"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_was_expected(changes, message):
+    with pytest.raises(InputError) as caught:
+        build(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_missing_section_is_named_with_its_nearest():
+    with pytest.raises(InputError, match="config.a has no section 'c'"):
+        section(ConfigDict({"a": {"b": {}}}), "a.c", Outer)
+    with pytest.raises(InputError, match=r"config has no section 'optimzer' \(did you mean optimizer\?\)"):
+        section(ConfigDict({"optimizer": {}}), "optimzer", Outer)
+
+
+def test_the_compile_cache_goes_where_it_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("INSTRUCT_JAX_CACHE", str(tmp_path))
+    assert devices.cache_dir() == tmp_path
+    monkeypatch.setenv("INSTRUCT_JAX_CACHE", "off")
+    assert devices.cache_dir() is None
+    monkeypatch.delenv("INSTRUCT_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert devices.cache_dir() == tmp_path / "xdg" / "instruct_jax"
+
+
+def test_the_machine_states_plausible_facts(monkeypatch):
+    assert 10e6 < devices.peak_rss_bytes() < 1e12
+    assert devices.matmul_gflops(size=128, repeats=2) > 0.01
+    assert devices.versions()["python"] == sys.version.split()[0]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    assert devices.malloc_hint() is None

@@ -1,0 +1,209 @@
+import logging
+
+import numpy as np
+import pytest
+
+from instruct_jax.data import pipeline
+from instruct_jax.errors import InputError
+from instruct_jax.records import Demonstration, Document, Prompt, Ranking
+from instruct_jax.text.templates import Template
+
+PLAIN = Template("", "\n")
+
+
+class Letters:
+    """A tokenizer to work rows out by hand: a is 10, b is 11, ..., newline is 3."""
+
+    pad_id, unk_id, eos_id = 0, 1, 2
+
+    def encode_batch(self, texts):
+        return [[3 if letter == "\n" else ord(letter) - ord("a") + 10 for letter in text] for text in texts]
+
+
+def make_demonstrations(rows, **options):
+    defaults = dict(batch_size=1, max_prompt=4, max_response=3, seed=0)
+    return pipeline.demonstrations(rows, Letters(), PLAIN, **(defaults | options))
+
+
+def make_prompts(count, batch_size, seed=0):
+    rows = [Prompt(f"p{i}", "a" * (i % 3 + 1)) for i in range(count)]
+    return pipeline.prompts(rows, Letters(), PLAIN, batch_size=batch_size, max_prompt=5, seed=seed)
+
+
+def assert_same(a, b):
+    for name, value in vars(a).items():
+        np.testing.assert_array_equal(value, getattr(b, name), name)
+
+
+def test_a_demonstration_is_prompt_response_eos_and_padding():
+    batch = make_demonstrations([Demonstration("p", "ab", "c")]).at(0)
+    np.testing.assert_array_equal(batch.tokens_BT, [[10, 11, 3, 12, 2, 0, 0]])
+    np.testing.assert_array_equal(batch.segments_BT, [[1, 1, 1, 1, 1, 0, 0]])
+    np.testing.assert_array_equal(batch.loss_mask_BT, np.array([[0, 0, 0, 1, 1, 0, 0]], bool))
+    assert (batch.tokens_BT.dtype, batch.segments_BT.dtype) == (np.int32, np.int32)
+
+
+def test_loss_on_the_prompt_leaves_out_only_the_first_token_and_padding():
+    batch = make_demonstrations([Demonstration("p", "ab", "c")], loss_on_prompt=True).at(0)
+    np.testing.assert_array_equal(batch.loss_mask_BT, np.array([[0, 1, 1, 1, 1, 0, 0]], bool))
+
+
+def test_rows_that_do_not_fit_are_dropped_counted_and_named_never_cut(caplog):
+    rows = [
+        Demonstration("fits", "abc", "de"),
+        Demonstration("long-prompt", "abcd", "d"),
+        Demonstration("long-response", "a", "def"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        batches = make_demonstrations(rows)
+    assert (batches.rows, batches.dropped) == (1, 2)
+    assert "2 of 3 rows dropped: 1 with a prompt" in caplog.text and "first: long-prompt" in caplog.text
+    np.testing.assert_array_equal(batches.at(0).tokens_BT, [[10, 11, 12, 3, 13, 14, 2]])
+    with pytest.raises(InputError, match="no row is left"):
+        make_demonstrations(rows[1:])
+
+
+def test_documents_are_one_text_led_by_eos_and_cut_into_rows():
+    rows = [Document("x", "abc"), Document("y", "de"), Document("z", "f")]
+    batches = pipeline.documents(rows, Letters(), batch_size=2, length=4, seed=0)
+    assert batches.rows == 2  # 9 tokens: the last is left out
+    batch = batches.at(0)
+    np.testing.assert_array_equal(batch.segments_BT, np.ones((2, 4)))
+    np.testing.assert_array_equal(batch.loss_mask_BT, np.array([[0, 1, 1, 1]] * 2, bool))
+    texts = {(2, 10, 11, 12), (2, 13, 14), (2, 15)}
+    orders = [(a, b, c) for a in texts for b in texts for c in texts if len({a, b, c}) == 3]
+    possible = {tuple(sorted((sum(o, ())[:4], sum(o, ())[4:8]))) for o in orders}
+    assert tuple(sorted(map(tuple, batch.tokens_BT.tolist()))) in possible
+    with pytest.raises(InputError, match="too few for one row of length 10"):
+        pipeline.documents(rows, Letters(), batch_size=1, length=10, seed=0)
+
+
+def test_the_seed_orders_the_documents():
+    rows = [Document(f"d{i}", letter) for i, letter in enumerate("abcdefgh")]
+
+    def text(seed):
+        return (
+            pipeline.documents(rows, Letters(), batch_size=1, length=16, seed=seed).at(0).tokens_BT.tolist()
+        )
+
+    assert text(1) == text(1) != text(2)
+
+
+def make_rankings(rows, **options):
+    defaults = dict(batch_size=1, max_prompt=3, max_response=3, k_max=3, seed=0)
+    return pipeline.rankings(rows, Letters(), PLAIN, **(defaults | options))
+
+
+def test_a_ranking_is_k_slots_and_only_finished_completions_end_in_eos():
+    row = Ranking("p", "ab", "l", ["c", "def"], [2, 1], ["m", "m"], [True, False])
+    batch = make_rankings([row]).at(0)
+    np.testing.assert_array_equal(
+        batch.tokens_BKT, [[[10, 11, 3, 12, 2, 0], [10, 11, 3, 13, 14, 15], [0, 0, 0, 0, 0, 0]]]
+    )
+    np.testing.assert_array_equal(
+        batch.mask_BKT, np.array([[[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]]], bool)
+    )
+    np.testing.assert_array_equal(batch.ranks_BK, [[2, 1, 0]])
+
+
+def test_a_completion_that_does_not_fit_leaves_its_ranking_and_takes_it_along_when_one_remains(caplog):
+    three = Ranking("p3", "a", "l", ["c", "ddd", "e"], [1, 2, 3], ["m"] * 3)
+    two = Ranking("p2", "a", "l", ["c", "ddd"], [1, 2], ["m"] * 2)
+    long = Ranking("long", "abc", "l", ["c", "d"], [1, 2], ["m"] * 2)
+    with caplog.at_level(logging.WARNING):
+        batches = make_rankings([two, three, long])
+    assert (batches.rows, batches.dropped) == (1, 2)
+    assert "2 completions" in caplog.text
+    np.testing.assert_array_equal(batches.at(0).ranks_BK, [[1, 3, 0]])
+    np.testing.assert_array_equal(batches.at(0).tokens_BKT[0, 1], [10, 3, 14, 2, 0, 0])
+
+
+def test_more_completions_than_slots_are_an_error_that_names_the_prompt():
+    with pytest.raises(InputError, match=r"prompt p9 has 2 completions; raise k_max \(1\)"):
+        make_rankings([Ranking("p9", "a", "l", ["c", "d"], [1, 2], ["m"] * 2)], k_max=1)
+
+
+def test_prompts_are_padded_on_the_left_and_carry_their_row_number():
+    rows = [Prompt("long", "abcdefgh"), Prompt("p", "ab")]
+    batches = pipeline.prompts(rows, Letters(), PLAIN, batch_size=1, max_prompt=5, seed=0)
+    batch = batches.at(3)
+    assert batches.dropped == 1
+    np.testing.assert_array_equal(batch.tokens_BP, [[0, 0, 10, 11, 3]])
+    np.testing.assert_array_equal(batch.mask_BP, np.array([[0, 0, 1, 1, 1]], bool))
+    np.testing.assert_array_equal(batch.index_B, [1])
+    assert batch.index_B.dtype == np.int32
+
+
+def test_a_batch_larger_than_the_data_is_an_error_with_both_numbers():
+    with pytest.raises(InputError, match="batch_size 4 does not fit 3 rows"):
+        make_prompts(3, batch_size=4)
+
+
+def test_a_step_gives_the_same_batch_whatever_was_read_before():
+    read, fresh = make_prompts(11, 3), make_prompts(11, 3)
+    for step in range(7):
+        read.at(step)
+    assert_same(read.at(7), fresh.at(7))
+    assert_same(read.at(0), fresh.at(0))
+
+
+def test_an_epoch_shows_each_row_once_and_the_last_batch_is_completed_from_the_next():
+    batches = make_prompts(11, 4)
+    assert batches.steps_per_epoch == 3 and batches.steps(16) == 44
+    seen = np.concatenate([batches.at(step).index_B for step in range(11)])  # 44 rows: four epochs
+    epochs = seen.reshape(4, 11)
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4, "each epoch has an order of its own"
+
+
+def test_a_batch_can_span_several_epochs():
+    counts = np.bincount(make_prompts(3, 3).take(3, 9).index_B)
+    np.testing.assert_array_equal(counts, [3, 3, 3])
+
+
+def test_the_seed_changes_the_order():
+    orders = {tuple(make_prompts(20, 20, seed).at(0).index_B) for seed in (0, 1, -1)}
+    assert len(orders) == 3
+
+
+def make_mixture(fraction, batch_size):
+    a = make_demonstrations(
+        [Demonstration(f"p{i}", "a", "defghijkl"[i % 9]) for i in range(45)], batch_size=batch_size
+    )
+    text = [Document(f"d{i}", "c" * 6) for i in range(40)]
+    b = pipeline.documents(text, Letters(), batch_size=batch_size, length=7, seed=0)
+    return a, b, pipeline.mixture(a, b, fraction)
+
+
+def count_b(batch):
+    return int((batch.tokens_BT == 12).any(axis=1).sum())
+
+
+def test_a_mixture_holds_its_share_in_every_batch():
+    a, _, mixed = make_mixture(0.1, 20)
+    assert [count_b(mixed.at(step)) for step in range(6)] == [2] * 6
+    assert mixed.at(0).tokens_BT.shape == (20, 7)
+    assert mixed.rows == 49  # the 45 demonstrations and 4 rows between them
+
+
+def test_a_share_that_is_no_whole_number_is_exact_in_total():
+    _, _, mixed = make_mixture(0.1, 32)
+    counts = [count_b(mixed.at(step)) for step in range(10)]
+    assert set(counts) == {3, 4} and sum(counts) == 32
+
+
+def test_a_mixture_reads_both_streams_in_order_without_gaps():
+    a, b, mixed = make_mixture(0.25, 4)
+    assert_same(mixed.at(5), make_mixture(0.25, 4)[2].at(5))
+    first = mixed.at(2)
+    np.testing.assert_array_equal(first.tokens_BT[:3], a.take(6, 3).tokens_BT)
+    np.testing.assert_array_equal(first.tokens_BT[3:], b.take(2, 1).tokens_BT)
+
+
+def test_a_mixture_refuses_other_widths_and_shares():
+    a, b, _ = make_mixture(0.0, 4)
+    with pytest.raises(InputError, match="fraction_b is 1"):
+        pipeline.mixture(a, b, 1)
+    narrow = pipeline.documents([Document("d", "c" * 60)], Letters(), batch_size=4, length=6, seed=0)
+    with pytest.raises(InputError, match="7 and 6 tokens"):
+        pipeline.mixture(a, narrow, 0.5)
