@@ -21,7 +21,7 @@ RULES = (
     (r"embed/tokens", PartitionSpec("tensor", "fsdp")),
     (r"embed/positions", PartitionSpec(None, "fsdp")),
     (r"layers/(attention|mlp)_norm/(scale|bias)", PartitionSpec()),
-    (r"layers/qkv/kernel", PartitionSpec(None, "fsdp", None, "tensor")),
+    (r"layers/qkv/kernel", PartitionSpec(None, None, "fsdp", "tensor")),
     (r"layers/qkv/bias", PartitionSpec(None, None, "tensor")),
     (r"layers/up/kernel", PartitionSpec(None, "fsdp", "tensor")),
     (r"layers/up/bias", PartitionSpec(None, "tensor")),

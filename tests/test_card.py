@@ -71,6 +71,7 @@ def test_flags_are_shares_of_the_ratings_that_were_asked(card):
 def test_prompts_per_customer_count_organizations_before_users(card):
     assert ["PPO", "train", 2, 1.5] in card["table_8"]["rows"]
     assert ["RM", "train", 1, 2.0] in card["table_8"]["rows"]
+    assert ["SFT", "train", 1, 1.0] in card["table_8"]["rows"], "a prompt of nobody known is no customer"
 
 
 def test_lengths_are_summarised_in_tokens(card):

@@ -170,7 +170,7 @@ def make_mixture(fraction, batch_size):
     a = make_demonstrations(
         [Demonstration(f"p{i}", "a", "defghijkl"[i % 9]) for i in range(45)], batch_size=batch_size
     )
-    text = [Document(f"d{i}", "c" * 6) for i in range(40)]
+    text = [Document(f"d{i}", "ccccc" + "mnopqrst"[i % 8]) for i in range(40)]
     b = pipeline.documents(text, Letters(), batch_size=batch_size, length=7, seed=0)
     return a, b, pipeline.mixture(a, b, fraction)
 

@@ -80,3 +80,13 @@ def test_bad_tokenizers_are_refused(tmp_path):
 
 def test_the_instruction_template_frames_the_prompt():
     assert TEMPLATES["instruction"].render("go") == "instruction :\ngo\nresponse :\n"
+
+
+def test_with_the_space_after_a_word_has_the_same_pieces_wherever_it_stands(tmp_path):
+    tokenizer = train_sentencepiece(
+        make_texts(), tmp_path / "b.model", 70, seed=0, model_type="bpe", space_after=True
+    )
+    first, later = tokenizer.encode("river "), tokenizer.encode("red river ")
+    assert later == tokenizer.encode("red ") + first
+    for text in ("the cat\n\nsees  the dog \n", "  red", "dog.\nriver"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text

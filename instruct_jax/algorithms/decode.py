@@ -4,7 +4,7 @@ The paper samples at temperature 1 with no truncation (paper.md 5.2, 12 row 9); 
 Each row has its own random key, so what it samples does not depend on the batch around it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,10 @@ class SamplingConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """Everything that one turn of the loop reads and writes."""
+    """Everything that one turn of the loop reads and writes; `token_B` is the last one chosen."""
 
     step: jax.Array
-    logits_BV: jax.Array
+    token_B: jax.Array
     cache: KVCache
     response_BR: jax.Array
     mask_BR: jax.Array
@@ -58,32 +58,35 @@ def generate(model, params, prompts: PromptBatch, key, sampling: SamplingConfig,
     """
     B, P = prompts.tokens_BP.shape
     R = sampling.max_new_tokens
-    cache = init_cache(model.config, B, P + R)
-    logits_BV, cache = model.apply({"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill")
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B))
 
-    def turn(state: State) -> State:
-        token_B = choose(state.logits_BV, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step), sampling)
-        token_B = jnp.where(state.done_B, pad_id, token_B)
-        logits_BV, cache = model.apply({"params": params}, token_B, state.cache, method="decode")
+    def append(state: State, logits_BV) -> State:
+        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step)
+        token_B = jnp.where(state.done_B, pad_id, choose(logits_BV, step_keys_B, sampling))
         return State(
             step=state.step + 1,
-            logits_BV=logits_BV,
-            cache=cache,
+            token_B=token_B,
+            cache=state.cache,
             response_BR=lax.dynamic_update_slice(state.response_BR, token_B[:, None], (0, state.step)),
             mask_BR=lax.dynamic_update_slice(state.mask_BR, ~state.done_B[:, None], (0, state.step)),
             done_B=state.done_B | (token_B == eos_id),
         )
 
-    start = State(
+    def turn(state: State) -> State:
+        logits_BV, cache = model.apply({"params": params}, state.token_B, state.cache, method="decode")
+        return append(replace(state, cache=cache), logits_BV)
+
+    cache = init_cache(model.config, B, P + R)
+    logits_BV, cache = model.apply({"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill")
+    empty = State(
         step=jnp.zeros((), jnp.int32),
-        logits_BV=logits_BV,
+        token_B=jnp.zeros((B,), jnp.int32),
         cache=cache,
         response_BR=jnp.full((B, R), pad_id, jnp.int32),
         mask_BR=jnp.zeros((B, R), bool),
         done_B=jnp.zeros((B,), bool),
     )
-    end = lax.while_loop(lambda state: (state.step < R) & ~state.done_B.all(), turn, start)
+    end = lax.while_loop(lambda state: (state.step < R) & ~state.done_B.all(), turn, append(empty, logits_BV))
     return end.response_BR, end.mask_BR
 
 

@@ -34,4 +34,4 @@ def whiten(x: jax.Array, mask: jax.Array, shift_mean: bool = True) -> jax.Array:
 def last_true_index(mask_BT: jax.Array) -> jax.Array:
     """Column of the last True of every row, 0 for a row without any; i32[B]."""
     T = mask_BT.shape[1]
-    return jnp.max(jnp.where(mask_BT, jnp.arange(T, dtype=jnp.int32), 0), axis=1)
+    return jnp.max(jnp.where(mask_BT, jnp.arange(T, dtype=jnp.int32)[None], 0), axis=1)

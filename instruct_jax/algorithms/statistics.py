@@ -59,7 +59,7 @@ def bootstrap_mean(values, clusters=None, samples=2000, seed=0) -> Interval:
         return Interval(mean, float("nan"), float("nan"), values_n.size)
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
-    block = max(1, 4_000_000 // len(sums))
+    block = max(1, 200_000 // len(sums))
     for start in range(0, samples, block):
         stop = min(start + block, samples)
         drawn = generator.integers(0, len(sums), (stop - start, len(sums)), dtype=np.int32)

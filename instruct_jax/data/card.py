@@ -20,17 +20,18 @@ _UNKNOWN = "not known"
 _LENGTHS = ["n", "mean", "std", "min", "25%", "50%", "75%", "max"]
 
 
-def data_card(records: Records, tokenizer: Tokenizer) -> dict[str, dict]:
+def data_card(records: Records, tokenizer: Tokenizer, other_prompts: Iterable[Prompt] = ()) -> dict[str, dict]:
     """Tables 1 and 6 to 11 of the paper from records by kind and split, as {"table_6": {"title", "columns",
     "rows"}, ...}.
 
     Kinds read: prompts, demonstrations, rankings, ratings; any may be absent. Source, owner and use case of a
-    demonstration or ranking are those of the prompt with its id, "not known" if `prompts` lacks it.
+    demonstration or ranking are those of the prompt with its id, in `prompts` or `other_prompts` (which are
+    counted nowhere), "not known" if both lack it.
     """
     records = {
         kind: {split: list(rows) for split, rows in splits.items()} for kind, splits in records.items()
     }
-    known = {row.id: row for rows in records.get("prompts", {}).values() for row in rows}
+    known = {row.id: row for rows in [*records.get("prompts", {}).values(), other_prompts] for row in rows}
     # {(set, split): {prompt id: prompt}}: each prompt once, however many labelers ranked it.
     sets = {
         (name, split): {_id(row): known.get(_id(row)) or Prompt(_id(row), row.prompt) for row in rows}

@@ -41,7 +41,7 @@ def token_logprobs(hidden_BXD, targets_BX, tokens_VD, vocab: int, chunk: int) ->
 
 def scalar_values(hidden_BTD: jax.Array, head: dict) -> jax.Array:
     """The scalar head in f32; [B, T]."""
-    return jnp.sum(hidden_BTD.astype(jnp.float32) * head["kernel"], axis=-1) + head["bias"]
+    return jnp.sum(hidden_BTD.astype(jnp.float32) * head["kernel"][None, None], axis=-1) + head["bias"]
 
 
 def init_head(key: jax.Array, width: int) -> dict:
@@ -75,7 +75,7 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
     total_X = over_vocab(weights_XV.sum(axis=-1))
     mean_X = over_vocab((weights_XV * logits_XV).sum(axis=-1)) / total_X
     # A masked sum, not a gather: the gather's gradient is a scatter of [X, V], twice as slow on a CPU.
-    is_target_XV = first + jnp.arange(V) == targets_X[:, None]
+    is_target_XV = (first + jnp.arange(V))[None] == targets_X[:, None]
     picked_X = over_vocab(jnp.where(is_target_XV, logits_XV, 0.0).sum(axis=-1))
     log_total_X = peak_X + jnp.log(total_X)
     return picked_X - log_total_X, log_total_X - mean_X
@@ -83,4 +83,4 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
 
 def _logits(hidden_XD, tokens_VD, ids_V, vocab):
     logits_XV = lax.dot_general(hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    return jnp.where(ids_V < vocab, logits_XV, MASKED)
+    return jnp.where((ids_V < vocab)[None], logits_XV, MASKED)

@@ -6,6 +6,7 @@ plain dict with every layer stacked on a leading axis N, so policy, reward and v
 """
 
 import math
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,11 @@ class Backbone(nn.Module):
             return _block(x_BTD, layer, attention, self.config, key)
 
         keys_N = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
-        x_BTD, _ = lax.scan(_remat(body, self.config), x_BTD, (self.layers, keys_N))
+        x_BTD, _ = self._scan(_remat(body, self.config), x_BTD, (self.layers, keys_N))
         return _layer_norm(x_BTD, self.norm)
+
+    def _scan(self, body, carry, xs):
+        return lax.scan(body, carry, xs, unroll=min(self.config.unroll, self.config.layers))
 
     def _embedded(self, tokens_BT, positions_BT):
         x_BTD = self.embed["tokens"][tokens_BT] + self.embed["positions"][positions_BT]
@@ -81,7 +85,7 @@ class PolicyModel(Backbone):
             attention = lambda q, k, v: (attend(q, k, v, mask_BTS), (k, v))  # noqa: E731
             return _block(x_BPD, layer, attention, self.config)
 
-        x_BPD, (keys_NBPHC, values_NBPHC) = lax.scan(body, x_BPD, self.layers)
+        x_BPD, (keys_NBPHC, values_NBPHC) = self._scan(body, x_BPD, self.layers)
         cache = KVCache(
             keys_NBSHC=lax.dynamic_update_slice(cache.keys_NBSHC, keys_NBPHC.astype(cache.keys_NBSHC.dtype), (0,) * 5),
             values_NBSHC=lax.dynamic_update_slice(
@@ -112,7 +116,7 @@ class PolicyModel(Backbone):
             return (x_B1D, keys, values), None
 
         carry = (x_B1D, cache.keys_NBSHC, cache.values_NBSHC)
-        (x_B1D, keys, values), _ = lax.scan(body, carry, (self.layers, jnp.arange(self.config.layers)))
+        (x_B1D, keys, values), _ = self._scan(body, carry, (self.layers, jnp.arange(self.config.layers)))
         return self._next_logits(x_B1D[:, 0]), KVCache(keys, values, mask_BS, at + 1)
 
     def _next_logits(self, x_BD):
@@ -140,9 +144,10 @@ def _block(x_BTD, layer, attention, config, dropout_key=None):
     """One layer; `attention(q, k, v)` returns its output [B, T, H, C] and whatever the caller wants to keep."""
     B, T, D = x_BTD.shape
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    qkv_BT3HC = _dense(_layer_norm(x_BTD, layer["attention_norm"]), layer["qkv"])
-    qkv_BT3HC = qkv_BT3HC.reshape(B, T, 3, config.heads, config.head_dim)
-    mixed_BTHC, kept = attention(qkv_BT3HC[:, :, 0], qkv_BT3HC[:, :, 1], qkv_BT3HC[:, :, 2])
+    normed_BTD = _layer_norm(x_BTD, layer["attention_norm"])
+    # Three products: slicing one fused product costs more on a CPU, and XLA fuses them elsewhere.
+    parts = (_dense(normed_BTD, jax.tree.map(itemgetter(i), layer["qkv"])) for i in range(3))
+    mixed_BTHC, kept = attention(*(part.reshape(B, T, config.heads, config.head_dim) for part in parts))
     x_BTD = x_BTD + _dropout(_dense(mixed_BTHC.reshape(B, T, D), layer["out"]), config.dropout, keys[0])
     mlp_BTF = nn.gelu(_dense(_layer_norm(x_BTD, layer["mlp_norm"]), layer["up"]), approximate=True)
     x_BTD = x_BTD + _dropout(_dense(mlp_BTF, layer["down"]), config.dropout, keys[1])
@@ -154,14 +159,15 @@ def _dense(x_BTD, params):
     x = x_BTD.reshape(-1, x_BTD.shape[-1])
     y = lax.dot_general(x, params["kernel"].astype(x.dtype), (((1,), (0,)), ((), ())))
     y = y + params["bias"].astype(x.dtype)[None]
-    return y.reshape(*x_BTD.shape[:2], *y.shape[1:])
+    return y.reshape(*x_BTD.shape[:2], -1)
 
 
 def _layer_norm(x, params):
+    scale, bias = (params[name].reshape((1,) * (x.ndim - 1) + (-1,)) for name in ("scale", "bias"))
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(axis=-1, keepdims=True)
-    scale = lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + NORM_EPS)
-    return (centred * scale * params["scale"] + params["bias"]).astype(x.dtype)
+    inverse = lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + NORM_EPS)
+    return (centred * inverse * scale + bias).astype(x.dtype)
 
 
 def _dropout(x, rate, key):
@@ -179,7 +185,7 @@ def _remat(body, config):
         return body
     policies = jax.checkpoint_policies
     policy = policies.nothing_saveable if config.remat == "full" else policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll > 1)
 
 
 def _check_length(length: int, config: TransformerConfig) -> None:
@@ -204,11 +210,11 @@ def _init_layers(key, config):
 
     def dense(key, std, shape):
         kernel = std * jax.random.normal(key, (N, *shape))
-        return {"kernel": kernel, "bias": jnp.zeros((N, *shape[1:]))}
+        return {"kernel": kernel, "bias": jnp.zeros((N, *shape[:-2], shape[-1]))}
 
     return {
         "attention_norm": _init_norm(None, (N, D)),
-        "qkv": dense(qkv, 0.02, (D, 3, D)),
+        "qkv": dense(qkv, 0.02, (3, D, D)),
         "out": dense(out, into_residual, (D, D)),
         "mlp_norm": _init_norm(None, (N, D)),
         "up": dense(up, 0.02, (D, F)),

@@ -124,7 +124,6 @@ def dots(axes, rows: list[tuple], text_format: str | None, small: bool = False) 
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 va="center",
-                color=tint,
                 fontsize=8 if small else 10,
                 fontweight="bold",
             )
@@ -132,8 +131,8 @@ def dots(axes, rows: list[tuple], text_format: str | None, small: bool = False) 
 
 
 def dot(axes, row: float, value: dict, tint: str, marker: str, size: float = 5.5) -> None:
-    if value["low"] is not None:
-        axes.plot([value["low"], value["high"]], [row, row], color=tint, lw=size * 0.34, alpha=0.6, zorder=2)
+    # a bound of None is drawn as nothing
+    axes.plot([value["low"], value["high"]], [row, row], color=tint, lw=size * 0.34, alpha=0.6, zorder=2)
     axes.plot(value["mean"], row, marker, color=tint, ms=size, zorder=3)
 
 

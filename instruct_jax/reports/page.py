@@ -21,7 +21,7 @@ Optional keys; a section whose data are missing is not on the page:
     lengths           {model: interval + {median, p90, finished}}, tokens
     rm_accuracy       {training_labelers | heldout_labelers: interval + {ties}}
     rm_ceiling        the same, of the best possible ranker
-    labeler_agreement interval + {ties}
+    labeler_agreement interval + {ties}; labeler_agreement_heldout the same of the held-out pool
     rm_by_use_case    {use case: interval + {ties}}
     rm_calibration    [{gap, predicted, mean, low, high, n}], smallest gap first
     kl                {model: final KL from the reference, nats per response}
@@ -46,7 +46,7 @@ from pathlib import Path
 from instruct_jax.errors import InputError
 
 SUMMARY = (
-    "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_ceiling labeler_agreement kl "
+    "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_ceiling labeler_agreement labeler_agreement_heldout kl "
     "likert flags pretraining_tasks versions seed"
 ).split()
 _REQUIRED = "seed wall_seconds peak_rss_bytes matmul_gflops versions".split()

@@ -137,8 +137,7 @@ def calibration(rows: list[dict]) -> Figure:
     gaps = [row["gap"] for row in rows]
     axes.plot(gaps, [row["predicted"] for row in rows], color=SOFT, lw=1, ls=(0, (4, 3)), zorder=1)
     for row in rows:
-        if row["low"] is not None:
-            axes.plot([row["gap"]] * 2, [row["low"], row["high"]], color=colour("ppo"), lw=1.8, alpha=0.55)
+        axes.plot([row["gap"]] * 2, [row["low"], row["high"]], color=colour("ppo"), lw=1.8, alpha=0.55)
     axes.plot(gaps, [row["mean"] for row in rows], "o-", color=colour("ppo"), lw=1, ms=5)
     name_ends(
         axes,

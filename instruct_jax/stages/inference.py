@@ -1,6 +1,7 @@
 """Home of model calls on text: prompts in, sampled responses out; prompt and response in, score out. Compiled once per shape."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,11 +19,11 @@ from instruct_jax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """One response: its text, whether it ended by itself, and its length in tokens, the end included."""
+    """One response: its text, whether it ended by itself, and its token ids, the end included."""
 
     text: str
     finished: bool
-    length: int
+    ids: list[int]
 
 
 def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokenizer, mesh, *, max_prompt: int,
@@ -62,9 +63,32 @@ def _left_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> Promp
 
 
 def _sampled(tokens_R, mask_R, tokenizer: Tokenizer) -> Sampled:
-    length = int(mask_R.sum())
-    finished = length > 0 and int(tokens_R[length - 1]) == tokenizer.eos_id
-    return Sampled(tokenizer.decode(tokens_R[:length].tolist()), finished, length)
+    ids = tokens_R[: int(mask_R.sum())].tolist()
+    return Sampled(tokenizer.decode(ids), bool(ids) and ids[-1] == tokenizer.eos_id, ids)
+
+
+def make_logprobs(model: PolicyModel, tokenizer: Tokenizer, mesh, *, max_prompt: int, max_response: int, batch_size: int) -> Callable:
+    """logprobs(params, prompts, sampled, template, temperature) → f32[n]: the log-probability of each whole sampled response."""
+
+    @functools.partial(jax.jit, static_argnames="temperature")
+    def total(params, tokens_BT, segments_BT, mask_BR, temperature):
+        logprobs_BR, _ = model.apply(
+            {"params": params}, tokens_BT, segments_BT, start=max_prompt, temperature=temperature, method="logprobs"
+        )
+        return (logprobs_BR * mask_BR).sum(axis=1)
+
+    def logprobs(params, prompts, sampled: Sequence[Sampled], template: Template, temperature: float) -> np.ndarray:
+        ids, found = tokenizer.encode_batch([template.render(p) for p in prompts]), []
+        for start in range(0, len(ids), batch_size):
+            batch = _left_padded(ids[start : start + batch_size], batch_size, max_prompt, tokenizer.pad_id)
+            rows = [s.ids for s in sampled[start : start + batch_size]]
+            response_BR, mask_BR = right_padded(rows, batch_size, max_response, tokenizer.pad_id)
+            tokens_BT = np.concatenate([batch.tokens_BP, response_BR], axis=1)
+            segments_BT = np.concatenate([batch.mask_BP, mask_BR], axis=1).astype(np.int32)
+            found.append(total(params, *put((tokens_BT, segments_BT, mask_BR), mesh), temperature=temperature))
+        return np.concatenate([np.asarray(x) for x in found])[: len(ids)]
+
+    return logprobs
 
 
 def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, batch_size: int) -> Callable:

@@ -100,8 +100,7 @@ def make_lab(settings: LabSettings, text: setup.TextSettings) -> Lab:
 def write_records(lab: Lab, settings: LabSettings, directory: Path) -> None:
     """Writes prompts, demonstrations and documents as JSON lines; rankings come when a policy has been sampled from."""
     directory.mkdir(parents=True, exist_ok=True)
-    everything = {p.id: p for rows in lab.sets.values() for p in rows}
-    write_jsonl(directory / "prompts.all.jsonl", list(everything.values()))
+    write_jsonl(directory / "prompts.demonstrated.jsonl", lab.sets["sft"] + lab.sets["sft_valid"])
     for split, name in (("train", "ppo"), ("valid", "ppo_valid"), ("test", "test")):
         write_jsonl(directory / f"prompts.{split}.jsonl", lab.sets[name])
     for split, name in (("train", "sft"), ("valid", "sft_valid")):

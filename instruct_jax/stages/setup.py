@@ -99,8 +99,16 @@ def sharded(tree, mesh):
 
 
 def load(path, model: PolicyModel | ScalarModel, mesh, name: str = "params", step: int | None = None):
-    """Parameters of a checkpoint directory on the mesh; a policy's also from a directory that holds a scalar model's."""
+    """Parameters of a checkpoint directory on the mesh; `name` is the subtree that holds them, `step` None the latest."""
     return load_params(Path(path), sharded(abstract_params(model), mesh), name=name, step=step)
+
+
+def checkpoint_steps(path) -> list[int]:
+    """The steps of the checkpoints in a run's folder; InputError where there is none."""
+    steps = sorted(int(child.name) for child in (Path(path) / "checkpoints").glob("*") if child.name.isdigit())
+    if not steps:
+        raise InputError(f"no checkpoint in {path}: train that stage first, or point at its run folder")
+    return steps
 
 
 def as_scalar(policy_params, key):

@@ -37,6 +37,7 @@ class DataSettings:
     batch_size: int
     split: str = "train"
     valid_split: str = "valid"
+    valid_batch_size: int = 16
     pretraining_fraction: float = 0.0
     loss_on_prompt: bool = False
 
@@ -93,9 +94,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     model = PolicyModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    batches, valid = (
-        _batches(data, text, tokenizer, split, config.seed) for split in (data.split, data.valid_split)
-    )
+    batches = _batches(data, text, tokenizer, data.split, data.batch_size, config.seed)
+    valid = _batches(data, text, tokenizer, data.valid_split, data.valid_batch_size, config.seed)
     total = setup.whole_steps(train.steps, train.epochs, batches.steps_per_epoch)
     tx = make_optimizer(optimizer, total)
     with jax.set_mesh(mesh):
@@ -122,23 +122,23 @@ def _abstract_state(model, tx, mesh):
 
 
 def _batches(
-    data: DataSettings, text: setup.TextSettings, tokenizer, split: str, seed: int
+    data: DataSettings, text: setup.TextSettings, tokenizer, split: str, batch_size: int, seed: int
 ) -> pipeline.Batches:
     length = text.max_prompt + text.max_response
     if data.kind == "documents":
         source = builders.open_source(data.dir, "documents", split)
-        return pipeline.documents(source, tokenizer, batch_size=data.batch_size, length=length, seed=seed)
+        return pipeline.documents(source, tokenizer, batch_size=batch_size, length=length, seed=seed)
     if data.kind != "demonstrations":
         raise InputError(f"data.kind is {data.kind!r}: use 'documents' or 'demonstrations'")
     source = builders.open_source(data.dir, "demonstrations", split)
     rows = pipeline.demonstrations(
-        source, tokenizer, setup.template(text.template), batch_size=data.batch_size, max_prompt=text.max_prompt,
+        source, tokenizer, setup.template(text.template), batch_size=batch_size, max_prompt=text.max_prompt,
         max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt,
     )  # fmt: skip
     if not data.pretraining_fraction:
         return rows
     documents = builders.open_source(data.dir, "documents", split)
-    mixed = pipeline.documents(documents, tokenizer, batch_size=data.batch_size, length=length, seed=seed)
+    mixed = pipeline.documents(documents, tokenizer, batch_size=batch_size, length=length, seed=seed)
     return pipeline.mixture(rows, mixed, data.pretraining_fraction)
 
 

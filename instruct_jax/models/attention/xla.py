@@ -17,9 +17,18 @@ def causal_mask(segments_BT: jax.Array) -> jax.Array:
 
 
 def attend(q_BTHC, k_BSHC, v_BSHC, mask_BTS) -> jax.Array:
-    """Softmax attention in f32 of T queries over S keys; [B, T, H, C] in the queries' dtype."""
+    """Softmax attention in f32 of T queries over S keys; [B, T, H, C] in the queries' dtype.
+
+    Normalised after the product with the values: T x C divisions instead of T x S.
+    """
     scale = q_BTHC.shape[-1] ** -0.5
+    bias_B1TS = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
     scores_BHTS = jnp.einsum("BTHC,BSHC->BHTS", q_BTHC * scale, k_BSHC, preferred_element_type=jnp.float32)
-    scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, MASKED)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHC.dtype)
-    return jnp.einsum("BHTS,BSHC->BTHC", weights_BHTS, v_BSHC)
+    scores_BHTS = scores_BHTS + bias_B1TS
+    peak_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(axis=-1, keepdims=True))
+    weights_BHTS = jnp.exp(scores_BHTS - peak_BHT1)
+    mixed_BHTC = jnp.einsum(
+        "BHTS,BSHC->BHTC", weights_BHTS.astype(v_BSHC.dtype), v_BSHC, preferred_element_type=jnp.float32
+    )
+    mixed_BHTC = mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)
+    return mixed_BHTC.swapaxes(1, 2).astype(q_BTHC.dtype)

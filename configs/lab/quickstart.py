@@ -1,0 +1,52 @@
+"""The whole recipe on the lab in about five minutes on two cores: base, prompted, SFT and PPO-ptx, judged.
+
+    python -m instruct_jax.main --config configs/lab/quickstart.py --workdir runs/quickstart
+
+The study (configs/lab/study.py) adds PPO without ptx and the FLAN-style baseline, more data and longer training.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            stage="recipe",
+            name="quickstart",
+            seed=0,
+            mesh=dict(data=1, fsdp=1, tensor=1),
+            text=dict(tokenizer="", template="plain", max_prompt=64, max_response=32),
+            model=dict(variant="lab", context=128),
+            reward_model=dict(variant="lab", context=128),
+            lab=dict(
+                seed=0, world_seed=0, prompts=7_000, users=400, documents=20_000, valid_documents=400, labelers=8, heldout_labelers=5,
+                sft_share=0.3, rm_share=0.5,
+            ),
+            ppo_init=dict(
+                model=dict(dropout=0.0),
+                data=dict(dir="", kind="demonstrations", batch_size=32, pretraining_fraction=0.1),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=2, save_every=1_000),
+            ),
+            sft=dict(
+                model=dict(dropout=0.2),
+                data=dict(dir="", kind="demonstrations", batch_size=32),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=4, keep_epochs=True),
+            ),
+            collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
+            rm=dict(
+                data=dict(dir="", batch_size=16, k_max=9),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=1),
+            ),
+            select=dict(select=dict(prompts=256, batch_size=256, max_prompt=96)),
+            ppo_ptx=dict(
+                policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
+                value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
+                ppo=dict(kl_coef=0.02, ptx_coef=0.5),
+                train=dict(episodes=8_192, batch_size=256, minibatch_size=64, ptx_ratio=1, ptx_length=96, save_every=8, keep=10, ema_decay=0.95),
+            ),
+            evaluate=dict(evaluate=dict(prompts=600, batch_size=200, curve_prompts=200, task_items=200, max_prompt=96)),
+        )
+    ).lock()

@@ -1,0 +1,25 @@
+"""Home of the few-shot prefixes that a raw base model may be given (paper 6: the winner has the highest mean RM score).
+
+The paper's two authors had an hour each for theirs and did not publish them; these follow the page style of the lab's corpus.
+"""
+
+from instruct_jax.text.templates import Template
+
+
+def _page(*pairs: tuple[str, str]) -> Template:
+    shots = "".join(f"question : {q}\nanswer : {a}\n" for q, a in pairs)
+    return Template(f"{shots}question : ", "\nanswer : ")
+
+
+PREFIXES = {
+    "no shots": _page(),
+    "a list": _page(("list two foods .", "soup , bread .")),
+    "a list and a story": _page(
+        ("list two foods .", "soup , bread ."),
+        ("write a sentence about a lamp .", "mira found a lamp in the market ."),
+    ),
+    "a rewrite and a list": _page(
+        ("show me the coin .\nmake this polite .", "please show me the coin ."), ("name two animals .", "cat , goat .")
+    ),
+    "a dialogue": Template("user : hello , what should i eat ?\nassistant : hello . you could eat soup .\nuser : ", "\nassistant : "),
+}

@@ -1,0 +1,64 @@
+"""Eight pretended CPU devices, a compile cache, and the tiny models that many tests share."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from instruct_jax.models.transformer import PolicyModel, ScalarModel  # noqa: E402
+from instruct_jax.models.variants import variant  # noqa: E402
+
+CACHE = Path(__file__).parent.parent / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("tests", deadline=None, max_examples=20, derandomize=True)
+settings.load_profile("tests")
+
+
+def _random_params(model, seed):
+    """Every parameter far from its start: initial weights are so small that a wrong mask would hardly show."""
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = 0.3 * rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(noise + 1 if path[-1].key == "scale" else noise)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A two-layer policy whose vocabulary (100) is smaller than its padded one (128)."""
+    return PolicyModel(variant("tiny", vocab=100))
+
+
+@pytest.fixture(scope="session")
+def tiny_params(tiny_model):
+    """Its parameters, all of them far from their initial zeros and ones."""
+    return _random_params(tiny_model, 0)
+
+
+@pytest.fixture(scope="session")
+def tiny_scalar_model(tiny_model):
+    """A reward or value model of the same size."""
+    return ScalarModel(tiny_model.config)
+
+
+@pytest.fixture(scope="session")
+def tiny_scalar_params(tiny_scalar_model):
+    """Its parameters."""
+    return _random_params(tiny_scalar_model, 7)

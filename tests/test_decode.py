@@ -1,0 +1,168 @@
+"""The laws of generation: what is sampled, by which randomness, and where a response ends."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import logits as reference_logits
+
+from instruct_jax.algorithms.decode import SamplingConfig, choose, generate, truncate
+from instruct_jax.batches import PromptBatch
+from instruct_jax.errors import InputError
+
+B, P, R = 3, 6, 5
+EOS, PAD = 2, 0
+
+
+def prompts(pad=(0, 2, 4), rows=B, seed=0):
+    tokens = np.random.default_rng(seed).integers(3, 100, (rows, P)).astype(np.int32)
+    mask = np.arange(P)[None] >= np.array(pad)[:, None]
+    return PromptBatch(np.where(mask, tokens, PAD), mask, np.arange(rows, dtype=np.int32))
+
+
+@pytest.fixture(scope="module")
+def sample(tiny_model, tiny_params):
+    call = jax.jit(lambda batch, key, sampling: generate(tiny_model, tiny_params, batch, key, sampling, EOS, PAD),
+                   static_argnums=2)
+    return lambda batch, seed=0, **options: tuple(
+        np.asarray(x) for x in call(batch, jax.random.key(seed), SamplingConfig(**{"max_new_tokens": R, **options}))
+    )
+
+
+def scripted(token_of, calls=None, vocab=8):
+    """A model that says token_of(row, step) with certainty; `calls` collects one entry per decode."""
+
+    def apply(_, tokens, *rest, method):
+        cache = rest[-1]
+        step = 0 if method == "prefill" else cache.length
+        if method == "decode" and calls is not None:
+            jax.debug.callback(lambda: calls.append(1))
+        rows = jnp.arange(tokens.shape[0])
+        logits = jnp.where(jnp.arange(vocab) == token_of(rows, step)[:, None], 0.0, -1e30)
+        return logits, jax.tree.map(lambda x: x, cache.__class__(cache.keys_NBSHC, cache.values_NBSHC, cache.mask_BS, step + 1))
+
+    config = SimpleNamespace(layers=1, heads=1, head_dim=1, dtype="float32")
+    return SimpleNamespace(config=config, apply=apply)
+
+
+def test_greedy_is_the_argmax_of_the_full_forward(sample, tiny_model, tiny_params):
+    batch = prompts()
+    response, mask = sample(batch, temperature=0.0)
+    tokens = np.concatenate([batch.tokens_BP, response], 1)
+    segments = np.concatenate([batch.mask_BP, mask], 1).astype(int)
+    best = reference_logits(tiny_params, tokens, segments, tiny_model.config)[:, P - 1 : -1].argmax(-1)
+    np.testing.assert_array_equal(response[mask], best[mask])
+    assert mask[:, 0].all()
+
+
+def test_left_padding_never_changes_a_generation(sample):
+    short = prompts(pad=(2, 2, 2))
+    shifted = PromptBatch(np.roll(short.tokens_BP, -2, 1)[:, : P - 2], np.ones((B, P - 2), bool), short.index_B)
+    noise = PromptBatch(np.where(short.mask_BP, short.tokens_BP, 77), short.mask_BP, short.index_B)
+    for batch in (shifted, noise):
+        for one, other in zip(sample(short, seed=3), sample(batch, seed=3), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_each_key_brings_new_randomness_and_the_same_key_the_same(sample):
+    one, again, other = sample(prompts(), 1), sample(prompts(), 1), sample(prompts(), 2)
+    np.testing.assert_array_equal(one[0], again[0])
+    assert (one[0] != other[0]).any()
+
+
+def test_equal_rows_sample_differently_and_tokens_differ_in_time(sample):
+    row = prompts(pad=(0,), rows=1)
+    same = PromptBatch(*(np.repeat(x, 8, 0) for x in (row.tokens_BP, row.mask_BP, row.index_B)))
+    response, _ = sample(same, temperature=100.0)
+    assert len({tuple(r) for r in response}) == 8
+    assert (response[:, 0] != response[:, 1]).any()
+
+
+def test_a_row_samples_the_same_in_any_batch(sample):
+    batch = prompts()
+    first = PromptBatch(batch.tokens_BP[:2], batch.mask_BP[:2], batch.index_B[:2])
+    np.testing.assert_array_equal(sample(batch, 4)[0][:2], sample(first, 4)[0])
+
+
+def test_padding_of_the_vocabulary_is_never_sampled(sample):
+    response, mask = sample(prompts(pad=(0,) * 64, rows=64), max_new_tokens=16, temperature=1e4)
+    assert response.max() < 100 and response[mask].max() > 90
+
+
+def test_eos_is_kept_and_only_pads_follow_it():
+    ends = np.array([0, 2, 99])
+    model = scripted(lambda rows, step: jnp.where(jnp.asarray(ends)[rows] == step, EOS, 5))
+    response, mask = generate(model, {}, prompts(), jax.random.key(0), SamplingConfig(R), EOS, PAD)
+    np.testing.assert_array_equal(response, [[2, 0, 0, 0, 0], [5, 5, 2, 0, 0], [5, 5, 5, 5, 5]])
+    np.testing.assert_array_equal(mask, [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+
+
+def test_a_sampled_pad_token_is_a_real_token():
+    model = scripted(lambda rows, step: jnp.where(step == 1, PAD, 5) + 0 * rows)
+    response, mask = generate(model, {}, prompts(), jax.random.key(0), SamplingConfig(3), EOS, PAD)
+    np.testing.assert_array_equal(response, [[5, 0, 5]] * B)
+    assert mask.all()
+
+
+@pytest.mark.parametrize("last, decodes", [(0, 0), (2, 2), (99, R - 1)])
+def test_generation_stops_with_its_longest_row(last, decodes):
+    calls = []
+    model = scripted(lambda rows, step: jnp.where((rows < 2) | (step == last), EOS, 5), calls)
+    jax.block_until_ready(generate(model, {}, prompts(), jax.random.key(0), SamplingConfig(R), EOS, PAD))
+    jax.effects_barrier()
+    assert len(calls) == decodes
+
+
+def test_choose_samples_the_softmax_at_the_temperature():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    for temperature in (1.0, 0.5):
+        tokens = choose(jnp.tile(logits, (20_000, 1)), keys, SamplingConfig(1, temperature=temperature))
+        expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        np.testing.assert_allclose(np.bincount(tokens, minlength=4) / 20_000, expected, atol=0.012)
+
+
+@pytest.mark.parametrize(
+    "options, kept",
+    [
+        (dict(top_k=1), [1]),
+        (dict(top_k=2), [1, 3]),
+        (dict(top_k=99), [0, 1, 2, 3]),
+        (dict(top_p=0.45), [1]),
+        (dict(top_p=0.55), [1, 3]),
+        (dict(top_p=0.81), [0, 1, 3]),
+        (dict(top_k=3, top_p=0.95), [0, 1, 3]),
+    ],
+)
+def test_top_k_and_top_p_keep_the_right_tokens(options, kept):
+    logits = jnp.log(jnp.array([[0.15, 0.5, 0.05, 0.3]]))
+    out = np.asarray(truncate(logits, options.get("top_k", 0), options.get("top_p", 1.0)))[0]
+    assert np.flatnonzero(out > -1e29).tolist() == kept
+    np.testing.assert_array_equal(out[kept], np.asarray(logits)[0][kept])
+    tokens = choose(jnp.tile(logits, (500, 1)), jax.random.split(jax.random.key(0), 500), SamplingConfig(1, **options))
+    assert set(np.unique(tokens)) == set(kept)
+
+
+@given(st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=2), st.floats(0.05, 0.99))
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(pair, top_p):
+    logits = np.array([[*pair, 1.0, -1.0]], np.float32)
+    probs = np.exp(logits[0] - logits[0].max()).astype(np.float64)
+    probs /= probs.sum()
+    kept = np.asarray(truncate(jnp.asarray(logits), 0, top_p))[0] > -1e29
+    assert probs[kept].sum() >= top_p - 1e-5
+    assert probs[kept].sum() - probs[kept].min() * (probs[kept] == probs[kept].min()).sum() < top_p + 1e-5
+
+
+def test_bad_sampling_settings_are_named():
+    for options in (dict(max_new_tokens=0), dict(temperature=-1.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.1)):
+        with pytest.raises(InputError, match=f"sampling.{next(iter(options))}"):
+            SamplingConfig(**{"max_new_tokens": 1, **options})
+
+
+def test_a_response_that_cannot_fit_the_context_is_refused(sample):
+    with pytest.raises(InputError, match="model.context = 64"):
+        sample(prompts(), max_new_tokens=60)
