@@ -26,10 +26,15 @@ class TokenBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RankingBatch:
-    """K right-padded prompt + completion rows per prompt; `ranks_BK` is 1 for the best, equal on ties, 0 in empty slots."""
+    """The K ranked completions of B prompts, each a segment (prompt + completion) of one of X packed rows.
 
-    tokens_BKT: jax.Array
-    mask_BKT: jax.Array
+    Completion k of prompt b ends at [row_BK, column_BK]; `ranks_BK` is 1 for the best, equal on ties, 0 in empty slots.
+    """
+
+    tokens_XT: jax.Array
+    segments_XT: jax.Array
+    row_BK: jax.Array
+    column_BK: jax.Array
     ranks_BK: jax.Array
 
 

@@ -107,10 +107,12 @@ def test_a_finished_run_returns_its_state_without_a_step(tmp_path, whole):
         raise AssertionError("a step was taken")
 
     run(tmp_path)
-    before = losses(tmp_path)
+    before, report = losses(tmp_path), (tmp_path / "done.json").read_text()
     state = run(tmp_path, step=never, batch_at=never)
     assert int(state.step) == STEPS and losses(tmp_path) == before
-    done = json.loads((tmp_path / "done.json").read_text())
+    # The times stay those of the run that trained.
+    assert (tmp_path / "done.json").read_text() == report
+    done = json.loads(report)
     assert done["step"] == STEPS and done["metrics"]["step"] == STEPS
     assert read_meta(tmp_path)["stage"] == "toy"
 

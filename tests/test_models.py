@@ -80,8 +80,10 @@ def test_segments_never_leak(logprobs, cut):
     np.testing.assert_allclose(packed[:, cut:], alone[:, cut:], atol=1e-5)
 
 
-def test_prefill_and_cached_decode_equal_the_full_forward(tiny_model, tiny_params):
+@pytest.mark.parametrize("unroll", [False, True])
+def test_prefill_and_cached_decode_equal_the_full_forward(tiny_model, tiny_params, unroll):
     tokens, P = text(5), 7
+    tiny_model = PolicyModel(dataclasses.replace(tiny_model.config, unroll=unroll))
     mask = np.arange(T)[None] >= np.array([[0], [4]])
     expected = reference_logits(tiny_params, tokens, mask.astype(int), tiny_model.config)[:, P - 1 :]
 
@@ -173,8 +175,8 @@ def test_remat_and_unroll_change_no_gradient(tiny_model, tiny_params):
         model = PolicyModel(dataclasses.replace(tiny_model.config, **options))
         return jax.jit(jax.grad(lambda p: model.apply({"params": p}, tokens, segments)[0].mean()))(tiny_params)
 
-    plain = gradient(unroll=1)
-    for options in (dict(remat="full", unroll=1), dict(remat="dots", unroll=2), dict(logit_chunk=5)):
+    plain = gradient(unroll=False)
+    for options in (dict(remat="full", unroll=False), dict(remat="dots", unroll=True), dict(logit_chunk=5)):
         close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-5), plain, gradient(**options))
         assert all(jax.tree.leaves(close)), options
 

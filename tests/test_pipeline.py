@@ -2,6 +2,8 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instruct_jax.data import pipeline
 from instruct_jax.errors import InputError
@@ -94,16 +96,39 @@ def make_rankings(rows, **options):
     return pipeline.rankings(rows, Letters(), PLAIN, **(defaults | options))
 
 
+def completions_of(batch):
+    """{slot: ids} read back from the packed rows by the segment that ends at the slot's place."""
+    found = {}
+    for slot in zip(*np.nonzero(batch.ranks_BK), strict=True):
+        row, column = batch.row_BK[slot], batch.column_BK[slot]
+        own = batch.segments_XT[row] == batch.segments_XT[row, column]
+        assert np.flatnonzero(own)[-1] == column and batch.segments_XT[row, column] > 0
+        found[tuple(map(int, slot))] = batch.tokens_XT[row][own].tolist()
+    return found
+
+
 def test_a_ranking_is_k_slots_and_only_finished_completions_end_in_eos():
     row = Ranking("p", "ab", "l", ["c", "def"], [2, 1], ["m", "m"], [True, False])
     batch = make_rankings([row]).at(0)
-    np.testing.assert_array_equal(
-        batch.tokens_BKT, [[[10, 11, 3, 12, 2, 0], [10, 11, 3, 13, 14, 15], [0, 0, 0, 0, 0, 0]]]
-    )
-    np.testing.assert_array_equal(
-        batch.mask_BKT, np.array([[[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]]], bool)
-    )
+    assert completions_of(batch) == {(0, 0): [10, 11, 3, 12, 2], (0, 1): [10, 11, 3, 13, 14, 15]}
     np.testing.assert_array_equal(batch.ranks_BK, [[2, 1, 0]])
+
+
+def test_short_completions_share_packed_rows_and_every_batch_has_as_many():
+    rows = [Ranking(f"p{i}", "a", "l", ["b"] * (2 + i % 2), [1, 2, 3][: 2 + i % 2], ["m"] * (2 + i % 2)) for i in range(9)]
+    batches = make_rankings(rows, batch_size=3, max_prompt=4, max_response=8)
+    for i in range(batches.steps_per_epoch):
+        batch = batches.at(i)
+        assert batch.tokens_XT.shape == (8, 12)  # 3 sequences of 4 tokens a row, in a multiple of 8 rows
+        assert set(map(tuple, completions_of(batch).values())) == {(10, 3, 11, 2)}
+        assert (batch.segments_XT > 0).sum() == 4 * (batch.ranks_BK > 0).sum()
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
+def test_packing_overlaps_nothing_and_leaves_nothing_out(lengths):
+    rows, columns = pipeline._pack(lengths, 7)
+    taken = [(r, c + i) for r, c, n in zip(rows, columns, lengths, strict=True) for i in range(n)]
+    assert len(set(taken)) == sum(lengths) and all(c < 7 for _, c in taken)
 
 
 def test_a_completion_that_does_not_fit_leaves_its_ranking_and_takes_it_along_when_one_remains(caplog):
@@ -115,7 +140,7 @@ def test_a_completion_that_does_not_fit_leaves_its_ranking_and_takes_it_along_wh
     assert (batches.rows, batches.dropped) == (1, 2)
     assert "2 completions" in caplog.text
     np.testing.assert_array_equal(batches.at(0).ranks_BK, [[1, 3, 0]])
-    np.testing.assert_array_equal(batches.at(0).tokens_BKT[0, 1], [10, 3, 14, 2, 0, 0])
+    assert completions_of(batches.at(0))[0, 1] == [10, 3, 14, 2]
 
 
 def test_more_completions_than_slots_are_an_error_that_names_the_prompt():

@@ -236,6 +236,7 @@ def test_every_measured_mean_stands_in_a_row_with_its_n(report):
         del data[key]
     rows = [text_of(row).split("  ") for row in re.findall(r"<tr>.*?</tr>", page_of(report), flags=re.S)]
     found = list(intervals_in(data))
+    found += [{"mean": v["non_tie_mean"], "n": v["non_tie_n"]} for v in data["win_rate_vs_sft"].values()]
     assert len(found) > 100
     for value in found:
         means = {percent(value["mean"]), *(number(value["mean"], digits) for digits in (1, 2, 3))}

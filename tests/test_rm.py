@@ -121,24 +121,27 @@ def test_an_unknown_divisor_is_refused():
 
 
 class CountingModel:
-    """Scores a row by the sum of its tokens so far, and remembers the shapes that it was applied to."""
+    """Scores a token by itself, and remembers the shapes that it was applied to."""
 
     def __init__(self):
         self.shapes = []
 
     def apply(self, variables, tokens_BT, segments_BT):
         self.shapes.append(tokens_BT.shape)
-        return jnp.cumsum(jnp.where(segments_BT > 0, tokens_BT, 0), axis=1) * variables["params"]
+        return tokens_BT * variables["params"]
 
 
 def test_each_completion_is_forwarded_once_and_scored_at_its_last_token():
-    tokens = np.array([[[1, 2, 9], [4, 9, 9], [5, 5, 5]], [[1, 1, 1], [2, 2, 9], [9, 9, 9]]])
-    mask = np.array([[[1, 1, 0], [1, 0, 0], [1, 1, 1]], [[1, 1, 1], [1, 1, 0], [0, 0, 0]]], bool)
+    # Three completions of the first prompt and two of the second, whose third slot is empty, in three rows.
+    tokens = np.array([[9, 3, 9, 4], [9, 9, 9, 5], [9, 3, 4, 9]])
+    segments = np.array([[1, 1, 2, 2], [1, 1, 1, 1], [1, 1, 2, 0]])
+    rows, columns = np.array([[0, 0, 1], [2, 2, 0]]), np.array([[1, 3, 3], [1, 2, 0]])
     ranks = np.array([[3, 2, 1], [1, 2, 0]])
     model = CountingModel()
-    loss_B, _, _ = rm.rm_loss(model, jnp.float32(1.0), RankingBatch(tokens, mask, ranks))
-    assert model.shapes == [(6, 3)]
-    scores = [[3, 4, 15], [3, 4, 0]]
+    batch = RankingBatch(tokens, segments, rows, columns, ranks)
+    loss_B, _, _ = rm.rm_loss(model, jnp.float32(1.0), batch)
+    assert model.shapes == [(3, 4)]
+    scores = [[3, 4, 5], [3, 4, 9]]
     np.testing.assert_allclose(
         loss_B, [reference(scores[b], ranks[b], "valid_pairs")[0] for b in range(2)], rtol=1e-5
     )
@@ -163,17 +166,43 @@ def tiny():
     return params, score, jax.jit(jax.value_and_grad(mean_loss))
 
 
-def test_a_zero_head_costs_log_two_and_empty_slots_leave_the_gradient_finite():
+def ranked(lengths, rows):
+    """Two prompts with three slots of these lengths (0 is an empty slot), in rows of 16 tokens; `rows` says which."""
+    tokens, segments = np.zeros((2, 6, 16), np.int32)
+    columns = np.zeros((2, 3), np.int32)
+    for (b, k), length in np.ndenumerate(np.array(lengths)):
+        row, words = rows[b][k], np.random.default_rng([b, k]).integers(3, 128, length)
+        start = (segments[row] > 0).sum()
+        tokens[row, start : start + length], segments[row, start : start + length] = (
+            words,
+            1 + segments[row].max(),
+        )
+        columns[b, k] = start + length - 1 if length else 0
+    ranks = np.where(np.array(lengths) > 0, [[1, 2, 2], [2, 1, 3]], 0).astype(np.int32)
+    return RankingBatch(tokens, segments, np.array(rows, np.int32), columns, ranks)
+
+
+def test_a_zero_head_costs_log_two_and_empty_slots_and_rows_leave_the_gradient_finite():
     params, _, loss_and_grad = tiny()
-    tokens = np.random.default_rng(0).integers(3, 128, (2, 3, 8))
-    mask = np.arange(8) < np.array([[8, 5, 3], [6, 2, 0]])[:, :, None]
-    batch = RankingBatch(tokens.astype(np.int32), mask, np.array([[1, 2, 2], [2, 1, 0]], np.int32))
     zero = {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}
-    loss, grads = loss_and_grad(zero, batch)
+    loss, grads = loss_and_grad(zero, ranked([[8, 5, 3], [6, 2, 0]], [[0, 1, 2], [3, 4, 0]]))
     np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert np.abs(grads["head"]["kernel"]).max() > 0
     np.testing.assert_allclose(grads["head"]["bias"], 0, atol=1e-6)
+
+
+def test_packing_completions_into_rows_changes_neither_loss_nor_gradient():
+    params, _, loss_and_grad = tiny()
+    lengths = [[8, 5, 3], [6, 2, 0]]
+    alone, packed = ranked(lengths, [[0, 1, 2], [3, 4, 0]]), ranked(lengths, [[0, 1, 0], [1, 0, 0]])
+    assert (packed.segments_XT > 0).any(axis=1).sum() == 2
+    loss, grads = loss_and_grad(params, alone)
+    packed_loss, packed_grads = loss_and_grad(params, packed)
+    assert abs(float(loss) - np.log(2)) > 1e-3
+    np.testing.assert_allclose(loss, packed_loss, rtol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, grads, packed_grads)
 
 
 def test_demonstrations_average_zero_after_the_shift_and_the_value_net_starts_from_that_score():

@@ -52,11 +52,9 @@ def ranking_loss(scores_BK, ranks_BK, divide_by="valid_pairs"):
 
 
 def rm_loss(model, params, batch: RankingBatch, divide_by="valid_pairs"):
-    """Score every completion in one forward over [B*K, T]; returns ranking_loss of them (section 3.5)."""
-    B, K, T = batch.tokens_BKT.shape
-    mask_XT = batch.mask_BKT.reshape(B * K, T)
-    values_XT = model.apply({"params": params}, batch.tokens_BKT.reshape(B * K, T), mask_XT.astype(jnp.int32))
-    return ranking_loss(last_scores(values_XT, mask_XT).reshape(B, K), batch.ranks_BK, divide_by)
+    """Score every completion in one forward over the packed rows; returns ranking_loss of them (section 3.5)."""
+    values_XT = model.apply({"params": params}, batch.tokens_XT, batch.segments_XT)
+    return ranking_loss(values_XT[batch.row_BK, batch.column_BK], batch.ranks_BK, divide_by)
 
 
 def shift_bias(params, mean_score):

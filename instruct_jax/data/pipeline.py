@@ -27,6 +27,8 @@ from instruct_jax.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+ROW_MULTIPLE = 8  # packed rows come in multiples of this, so that they divide over a mesh
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -173,9 +175,13 @@ def rankings(
     max_response: int,
     k_max: int,
     seed: int,
+    epochs: float = 1,
 ) -> Batches:
-    """Streams RankingBatch rows [k_max, max_prompt + max_response]: one prompt with all its completions, each
-    after the rendered prompt and, where it finished, closed by EOS (paper 1.10, section 4).
+    """Streams RankingBatches: a prompt with all its completions, each after the rendered prompt and, where it
+    finished, closed by EOS (paper 1.10, section 4), packed as segments into rows of max_prompt + max_response.
+
+    Every batch has as many packed rows as the fullest one of `epochs` needs, so that the step compiles once;
+    a batch past them that needs more raises InputError.
 
     A completion longer than `max_response` leaves its ranking; a ranking with a longer prompt, or that lost
     completions and has fewer than two left, is dropped. InputError if a ranking has more than `k_max`
@@ -209,12 +215,45 @@ def rankings(
         lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
         ranks_NK[n, : len(slot)] = ranks[n]
 
-    def gather(index_B):
-        width = max_prompt + max_response
-        tokens_BKT, mask_BKT = _gather(flat, starts_NK[index_B], lengths_NK[index_B], width, tokenizer.pad_id)
-        return RankingBatch(tokens_BKT, mask_BKT, ranks_NK[index_B].astype(np.int32))
+    width = max_prompt + max_response
 
-    return _stream(gather, batch_size, len(slots), report.count, seed)
+    def needed(index_B):
+        return max(_pack(lengths_NK[index_B].ravel(), width)[0], default=0) + 1
+
+    def gather(index_B, height):
+        lengths_BK = lengths_NK[index_B]
+        row_S, column_S = (np.array(x) for x in _pack(lengths_BK.ravel(), width))
+        if row_S.max() >= height:
+            raise InputError(f"rankings: a batch needs {row_S.max() + 1} rows, {height} were planned for {epochs} epochs: raise epochs")
+        tokens_XT, segments_XT = np.full((height, width), tokenizer.pad_id, np.int32), np.zeros((height, width), np.int32)
+        for s, start in enumerate(starts_NK[index_B].ravel()):
+            if length := lengths_BK.ravel()[s]:
+                place = row_S[s], slice(column_S[s], column_S[s] + length)
+                tokens_XT[place], segments_XT[place] = flat[start : start + length], s + 1
+        last_S = np.maximum(column_S + lengths_BK.ravel() - 1, 0)
+        shape = lengths_BK.shape
+        return RankingBatch(tokens_XT, segments_XT, row_S.reshape(shape).astype(np.int32), last_S.reshape(shape).astype(np.int32),
+                            ranks_NK[index_B].astype(np.int32))  # fmt: skip
+
+    planned = _stream(needed, batch_size, len(slots), report.count, seed)
+    most = max(planned.at(i) for i in range(planned.steps(epochs)))
+    height = -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
+    return _stream(functools.partial(gather, height=height), batch_size, len(slots), report.count, seed)
+
+
+def _pack(lengths, width: int) -> tuple[list[int], list[int]]:
+    """Row and first column of every sequence, the longest first into the fullest row that still has room; empty ones at (0, 0)."""
+    rows, columns, used = [0] * len(lengths), [0] * len(lengths), []
+    for s in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
+        if not lengths[s]:
+            break
+        fitting = [(used[r], -r) for r in range(len(used)) if used[r] + lengths[s] <= width]
+        row = -max(fitting)[1] if fitting else len(used)
+        if row == len(used):
+            used.append(0)
+        rows[s], columns[s] = row, used[row]
+        used[row] += int(lengths[s])
+    return rows, columns
 
 
 def prompts(

@@ -16,7 +16,7 @@ from jax import lax
 from instruct_jax.errors import InputError
 from instruct_jax.models import heads
 from instruct_jax.models.attention.xla import attend, causal_mask
-from instruct_jax.models.cache import KVCache
+from instruct_jax.models.cache import KVCache, fill, write
 from instruct_jax.models.variants import TransformerConfig
 from instruct_jax.sharding import constrain_rows
 
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         return _layer_norm(x_BTD, self.norm)
 
     def _scan(self, body, carry, xs):
-        return lax.scan(body, carry, xs, unroll=min(self.config.unroll, self.config.layers))
+        return lax.scan(body, carry, xs, unroll=self.config.unroll)
 
     def _embedded(self, tokens_BT, positions_BT):
         x_BTD = self.embed["tokens"][tokens_BT] + self.embed["positions"][positions_BT]
@@ -85,12 +85,10 @@ class PolicyModel(Backbone):
             attention = lambda q, k, v: (attend(q, k, v, mask_BTS), (k, v))  # noqa: E731
             return _block(x_BPD, layer, attention, self.config)
 
-        x_BPD, (keys_NBPHC, values_NBPHC) = self._scan(body, x_BPD, self.layers)
+        x_BPD, (keys_NBHPC, values_NBHPC) = self._scan(body, x_BPD, self.layers)
         cache = KVCache(
-            keys_NBSHC=lax.dynamic_update_slice(cache.keys_NBSHC, keys_NBPHC.astype(cache.keys_NBSHC.dtype), (0,) * 5),
-            values_NBSHC=lax.dynamic_update_slice(
-                cache.values_NBSHC, values_NBPHC.astype(cache.values_NBSHC.dtype), (0,) * 5
-            ),
+            keys=fill(cache.keys, keys_NBHPC),
+            values=fill(cache.values, values_NBHPC),
             mask_BS=lax.dynamic_update_slice(cache.mask_BS, mask_BP.astype(bool), (0, 0)),
             length=jnp.asarray(P, jnp.int32),
         )
@@ -104,19 +102,28 @@ class PolicyModel(Backbone):
         x_B1D = self._embedded(token_B[:, None], positions_B[:, None])
 
         def body(carry, layer_and_index):
-            x_B1D, keys_NBSHC, values_NBSHC = carry
+            x_B1D, keys_NBHSC, values_NBHSC = carry
             layer, n = layer_and_index
 
-            def attention(q_B1HC, k_B1HC, v_B1HC):
-                keys = _write(keys_NBSHC, k_B1HC, n, at)
-                values = _write(values_NBSHC, v_B1HC, n, at)
-                return attend(q_B1HC, keys[n], values[n], mask_BS[:, None]), (keys, values)
+            def attention(q_BH1C, k_BH1C, v_BH1C):
+                keys = write(keys_NBHSC, k_BH1C[None], n, at)
+                values = write(values_NBHSC, v_BH1C[None], n, at)
+                return attend(q_BH1C, keys[n], values[n], mask_BS[:, None]), (keys, values)
 
             x_B1D, (keys, values) = _block(x_B1D, layer, attention, self.config)
             return (x_B1D, keys, values), None
 
-        carry = (x_B1D, cache.keys_NBSHC, cache.values_NBSHC)
-        (x_B1D, keys, values), _ = self._scan(body, carry, (self.layers, jnp.arange(self.config.layers)))
+        groups, first = [], 0
+        for keys, values in zip(cache.keys, cache.values, strict=True):
+            carry, count = (x_B1D, keys, values), len(keys)
+            if count == 1:
+                carry, _ = body(carry, (jax.tree.map(itemgetter(first), self.layers), 0))
+            else:
+                carry, _ = lax.scan(body, carry, (self.layers, jnp.arange(count)))
+            x_B1D, *group = carry
+            groups.append(group)
+            first += count
+        keys, values = zip(*groups, strict=True)
         return self._next_logits(x_B1D[:, 0]), KVCache(keys, values, mask_BS, at + 1)
 
     def _next_logits(self, x_BD):
@@ -141,14 +148,16 @@ def _positions(mask_BTS):
 
 
 def _block(x_BTD, layer, attention, config, dropout_key=None):
-    """One layer; `attention(q, k, v)` returns its output [B, T, H, C] and whatever the caller wants to keep."""
+    """One layer; `attention(q, k, v)` returns its output [B, H, T, C] and whatever the caller wants to keep."""
     B, T, D = x_BTD.shape
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
     normed_BTD = _layer_norm(x_BTD, layer["attention_norm"])
     # Three products: slicing one fused product costs more on a CPU, and XLA fuses them elsewhere.
     parts = (_dense(normed_BTD, jax.tree.map(itemgetter(i), layer["qkv"])) for i in range(3))
-    mixed_BTHC, kept = attention(*(part.reshape(B, T, config.heads, config.head_dim) for part in parts))
-    x_BTD = x_BTD + _dropout(_dense(mixed_BTHC.reshape(B, T, D), layer["out"]), config.dropout, keys[0])
+    split = (part.reshape(B, T, config.heads, config.head_dim).swapaxes(1, 2) for part in parts)
+    mixed_BHTC, kept = attention(*split)
+    mixed_BTD = mixed_BHTC.swapaxes(1, 2).reshape(B, T, D)
+    x_BTD = x_BTD + _dropout(_dense(mixed_BTD, layer["out"]), config.dropout, keys[0])
     mlp_BTF = nn.gelu(_dense(_layer_norm(x_BTD, layer["mlp_norm"]), layer["up"]), approximate=True)
     x_BTD = x_BTD + _dropout(_dense(mlp_BTF, layer["down"]), config.dropout, keys[1])
     return x_BTD, kept
@@ -176,16 +185,12 @@ def _dropout(x, rate, key):
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def _write(cache_NBSHC, x_B1HC, n, at):
-    return lax.dynamic_update_slice(cache_NBSHC, x_B1HC[None].astype(cache_NBSHC.dtype), (n, 0, at, 0, 0))
-
-
 def _remat(body, config):
     if config.remat == "none":
         return body
     policies = jax.checkpoint_policies
     policy = policies.nothing_saveable if config.remat == "full" else policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll > 1)
+    return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll)
 
 
 def _check_length(length: int, config: TransformerConfig) -> None:

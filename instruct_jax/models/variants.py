@@ -26,12 +26,12 @@ class TransformerConfig:
     dtype: str = "float32"  # of the computation; parameters stay float32
     remat: str = "none"  # "none", "full" or "dots" (keep the products of matrices with weights)
     logit_chunk: int = 1024  # tokens whose logits are alive at once
-    unroll: int = 1  # layers a turn of the scan: all of them is faster on a CPU, 1 compiles fast at any depth
+    unroll: bool = False  # layers written out: a third faster on a CPU; a scan compiles fast at any depth
 
     def __post_init__(self):
         if self.mlp is None:
             object.__setattr__(self, "mlp", 4 * self.width)
-        for field in ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk", "unroll"):
+        for field in ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"model.{field} is {value!r}: it must be a whole number of at least 1")
@@ -58,9 +58,9 @@ class TransformerConfig:
 GPT3_VOCAB = 50257
 
 VARIANTS: dict[str, dict] = {
-    "tiny": dict(vocab=128, layers=2, width=32, heads=2, context=64, unroll=2),
-    "lab_s": dict(vocab=1024, layers=3, width=96, heads=3, context=256, unroll=3),
-    "lab": dict(vocab=1024, layers=4, width=128, heads=4, context=256, unroll=4),
+    "tiny": dict(vocab=128, layers=2, width=32, heads=2, context=64, unroll=True),
+    "lab_s": dict(vocab=1024, layers=3, width=96, heads=3, context=256, unroll=True),
+    "lab": dict(vocab=1024, layers=4, width=128, heads=4, context=256, unroll=True),
     "gpt3_125m": dict(vocab=GPT3_VOCAB, layers=12, width=768, heads=12, context=2048, dtype="bfloat16"),
     "gpt3_350m": dict(vocab=GPT3_VOCAB, layers=24, width=1024, heads=16, context=2048, dtype="bfloat16"),
     "gpt3_1p3b": dict(vocab=GPT3_VOCAB, layers=24, width=2048, heads=16, context=2048, dtype="bfloat16", remat="full"),

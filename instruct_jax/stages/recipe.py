@@ -87,7 +87,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     base, sft, ppo_init, rm = (str(workdir / n) for n in ("base", "sft", "ppo_init", "rm"))
     chain.stage("data", lambda: lab_data.run(stage_config(config, "data_stage", workdir), workdir))
-    chain.stage("base", lambda: _place_base(config, path("base")))
+    if "base" in config:
+        stage("base", train_lm.run, stage="pretrain", init="")
+    else:
+        chain.stage("base", lambda: _place_base(config, path("base")))
     stage("ppo_init", train_lm.run, stage="sft", init=base)
     stage("sft", train_lm.run, stage="sft", init=base)
     stage("collect", collect.run, policies={"ppo_init": ppo_init, "sft": sft})

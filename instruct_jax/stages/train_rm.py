@@ -70,12 +70,10 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     tx = make_optimizer(optimizer, 1000)
     state = _abstract_state(model, tx, mesh)
     step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, 1000), train.divide_by), state, mesh)
-    rows, shape = (
-        setup.batch_sharding(mesh),
-        (data.batch_size, data.k_max, text.max_prompt + text.max_response),
-    )
-    shapes = ((shape, np.int32), (shape, bool), (shape[:2], np.int32))
-    batch = RankingBatch(*(jax.ShapeDtypeStruct(s, t, sharding=rows) for s, t in shapes))
+    rows, width = setup.batch_sharding(mesh), text.max_prompt + text.max_response
+    # How well completions pack is known from data alone: a row for each is the most there can be.
+    packed, slots = (data.batch_size * data.k_max, width), (data.batch_size, data.k_max)
+    batch = RankingBatch(*(jax.ShapeDtypeStruct(s, np.int32, sharding=rows) for s in (packed, packed, slots, slots, slots)))
     return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
 
 
@@ -92,6 +90,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     batches = pipeline.rankings(
         builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template), k_max=data.k_max,
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
+        epochs=train.epochs,
     )  # fmt: skip
     total = batches.steps(train.epochs)
     tx = make_optimizer(optimizer, total)
@@ -106,7 +105,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         state = fit(
             step, state, lambda i: setup.put(batches.at(i), mesh), total_steps=total, key=key, workdir=workdir,
             log_every=train.log_every, save_every=train.save_every, meta={"stage": "rm", "config": config.to_dict()},
-            name=config.name, tokens_per_step=data.batch_size * data.k_max * (text.max_prompt + text.max_response),
+            name=config.name, tokens_per_step=int(batches.at(0).tokens_XT.size),
         )  # fmt: skip
         _centre(model, state, data, text, tokenizer, mesh, workdir, config)
 

@@ -16,19 +16,18 @@ def causal_mask(segments_BT: jax.Array) -> jax.Array:
     return same_BTS & (segments_BT > 0)[:, None, :] & jnp.tri(T, dtype=bool)[None]
 
 
-def attend(q_BTHC, k_BSHC, v_BSHC, mask_BTS) -> jax.Array:
-    """Softmax attention in f32 of T queries over S keys; [B, T, H, C] in the queries' dtype.
+def attend(q_BHTC, k_BHSC, v_BHSC, mask_BTS) -> jax.Array:
+    """Softmax attention in f32 of T queries over S keys; [B, H, T, C] in the queries' dtype.
 
     Normalised after the product with the values: T x C divisions instead of T x S.
     """
-    scale = q_BTHC.shape[-1] ** -0.5
+    scale = q_BHTC.shape[-1] ** -0.5
     bias_B1TS = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
-    scores_BHTS = jnp.einsum("BTHC,BSHC->BHTS", q_BTHC * scale, k_BSHC, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.einsum("BHTC,BHSC->BHTS", q_BHTC * scale, k_BHSC, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BHTS + bias_B1TS
     peak_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(axis=-1, keepdims=True))
     weights_BHTS = jnp.exp(scores_BHTS - peak_BHT1)
     mixed_BHTC = jnp.einsum(
-        "BHTS,BSHC->BHTC", weights_BHTS.astype(v_BSHC.dtype), v_BSHC, preferred_element_type=jnp.float32
+        "BHTS,BHSC->BHTC", weights_BHTS.astype(v_BHSC.dtype), v_BHSC, preferred_element_type=jnp.float32
     )
-    mixed_BHTC = mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)
-    return mixed_BHTC.swapaxes(1, 2).astype(q_BTHC.dtype)
+    return (mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)).astype(q_BHTC.dtype)

@@ -1,0 +1,25 @@
+"""A reward model of GPT-3 175B's shape at the paper's values (App. C.2): 64 prompts a batch, all pairs of K = 4 to 9, one epoch.
+
+    python -m instruct_jax.main --config configs/rm/gpt3_175b.py --workdir gs://…/rm_175b --config.data.dir=… --config.init=…
+
+The paper's only reward model is the 6B one; it serves every policy size. Not run here: shapes are checked.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            stage="rm",
+            name="rm_175b",
+            seed=0,
+            mesh=dict(data=1, fsdp=64, tensor=8),
+            text=dict(tokenizer="", template="plain", max_prompt=1024, max_response=1024),
+            model=dict(variant="gpt3_175b", context=2048, vocab=50257, dtype="bfloat16", remat="full"),
+            data=dict(dir="", batch_size=64, k_max=9),
+            optimizer=dict(learning_rate=9e-6),
+            train=dict(epochs=1, divide_by="all_pairs"),
+            init="",
+        )
+    ).lock()

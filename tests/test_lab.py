@@ -1,0 +1,205 @@
+"""The lab: a world whose truth is known, users, labelers who err, and a judge who does not."""
+
+import collections
+import itertools
+import random
+import statistics
+
+import pytest
+
+from instruct_jax.data.lab import corpus, gold, labelers, rubric, writing
+from instruct_jax.data.lab import world as w
+from instruct_jax.data.lab.prompts import USE_CASE_SHARES, Constraint, Task, make_prompts, make_task
+from instruct_jax.evaluation.reward_models import labeler_agreement
+
+WORLD = w.make_world(0)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """(prompts, tasks) of 3,000 prompts."""
+    return make_prompts(0, WORLD, 3000, 200)
+
+
+def test_every_claim_is_read_back_in_both_forms_and_negated():
+    for (subject, relation), obj in WORLD.facts.items():
+        claim = w.Claim(subject, relation, obj)
+        assert w.parse_claims(w.state(claim)) == w.parse_claims(w.state(claim, 1)) == [claim]
+        denied = w.Claim(subject, relation, obj, negated=True)
+        assert w.parse_claims(w.state(denied)) == [denied]
+
+
+def test_two_claims_joined_are_read_as_two_and_nonsense_as_none():
+    assert w.parse_claims("mira lives in orlen and keeps a cat") == [w.Claim("mira", "home", "orlen"), w.Claim("mira", "pet", "cat")]
+    assert w.parse_claims("mira lives in cat") is None
+    assert w.parse_claims("orlen keeps a cat") is None
+
+
+def test_the_truth_of_a_claim_is_unknown_where_the_corpus_never_states_it():
+    subject, relation = sorted(WORLD.hidden)[0]
+    assert WORLD.truth(w.Claim(subject, relation, WORLD.facts[subject, relation])) is None
+    known = next(key for key in WORLD.facts if key not in WORLD.hidden)
+    assert WORLD.truth(w.Claim(*known, WORLD.facts[known])) is True
+    assert WORLD.truth(w.Claim(*known, WORLD.facts[known], negated=True)) is False
+
+
+def test_the_corpus_states_no_hidden_fact_and_every_other_one():
+    stated = set()
+    for document in corpus.make_documents(0, WORLD, 6000):
+        if document.source in ("description", "story", "questions"):
+            for sentence in w.sentences(document.text.replace("answer : ", "")):
+                stated |= {(c.subject, c.relation) for c in w.parse_claims(sentence) or []}
+    assert not stated & WORLD.hidden
+    assert stated >= set(WORLD.facts) - WORLD.hidden
+
+
+def test_documents_do_not_depend_on_how_many_are_made_and_heldout_ones_differ():
+    few, many = corpus.make_documents(0, WORLD, 20), corpus.make_documents(0, WORLD, 60)
+    assert few == many[:20]
+    held_out = {d.text for d in corpus.heldout_documents(0, WORLD, 60)}
+    assert len(held_out & {d.text for d in many}) < 6
+
+
+def test_use_cases_come_in_the_proportions_of_table_1(asked):
+    prompts, _ = asked
+    counts = collections.Counter(p.use_case for p in prompts)
+    for use_case, share in USE_CASE_SHARES.items():
+        assert counts[use_case] / len(prompts) == pytest.approx(share / 100, abs=0.03)
+
+
+def test_users_are_heavy_tailed(asked):
+    counts = collections.Counter(p.user for p in asked[0])
+    top = sum(n for _, n in counts.most_common(20))
+    assert top / len(asked[0]) > 3 * 20 / 200
+
+
+def test_the_prompts_hold_constraints_false_premises_and_questions_nobody_can_answer(asked):
+    tasks = asked[1].values()
+    assert {"at_most", "end", "avoid", "mention", "two"} <= {t.constraint.kind for t in tasks if t.constraint}
+    assert any(t.kind == "why" and t.answer[0] != t.object for t in tasks)
+    assert any(t.kind == "ask" and not t.answer for t in tasks)
+    assert any(t.kind == "passage_ask" and not t.answer for t in tasks)
+
+
+def test_an_ideal_answer_gets_a_seven(asked):
+    rng = random.Random(0)
+    grades = [gold.judge(WORLD, t, writing.write(rng, WORLD, t), True).gold for t in asked[1].values()]
+    assert statistics.mean(g == 7.0 for g in grades) > 0.99
+
+
+@pytest.mark.parametrize("flaw", writing.FLAWS)
+def test_every_slip_costs_points(asked, flaw):
+    lost = []
+    for i, task in enumerate(asked[1].values()):
+        clean, slipped = (writing.write(random.Random(i), WORLD, task, frozenset(f)) for f in ((), (flaw,)))
+        if clean != slipped:
+            lost.append(gold.judge(WORLD, task, clean, True).gold - gold.judge(WORLD, task, slipped, True).gold)
+    assert len(lost) > 50 and statistics.mean(lost) > 0.3
+
+
+def assess(response, **task):
+    return rubric.assess(WORLD, Task(**({"use_case": "open_qa", "kind": "ask", "text": ""} | task)), response)
+
+
+def test_a_question_is_judged_by_the_truth():
+    (subject, relation), answer = next((k, v) for k, v in WORLD.facts.items() if k not in WORLD.hidden and k[1] == "home")
+    task = {"subject": subject, "relation": relation, "answer": (answer,)}
+    wrong = next(t for t in w.TOWNS if t != answer)
+    right = assess(f"{subject} lives in {answer} .", **task)
+    assert (right.completeness, right.false_claims) == (1.0, 0)
+    assert assess(f"{answer} .", **task).completeness == 1.0
+    assert assess(f"{wrong} .", **task).false_claims == 1
+    hedged = assess("i do not know .", **task)
+    assert (hedged.completeness, hedged.false_claims, hedged.hedges) == (0.25, 0, True)
+
+
+def test_where_nobody_knows_only_the_honest_answer_is_complete():
+    task = {"subject": "mira", "relation": "home", "answer": ()}
+    assert assess("i do not know .", **task).completeness == 1.0
+    assert assess("mira lives in orlen .", **task).false_claims >= 1
+
+
+def test_closed_tasks_hallucinate_by_their_text_alone():
+    passage = (w.Claim("kofi", "home", "orlen"), w.Claim("kofi", "pet", "cat"))
+    task = Task("summarization", "summary", "", subject="kofi", passage=passage, source="kofi lives in orlen . kofi keeps a cat .")
+    said = {r: gold.judge(WORLD, task, r, True).flags["hallucination"] for r in (
+        "kofi lives in orlen and keeps a cat .", "kofi lives in dalby and keeps a cat .", "kofi lives in orlen and enjoys chess .")}  # fmt: skip
+    assert list(said.values()) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "constraint, yes, no",
+    [
+        (Constraint("at_most", "three"), "a b c .", "a b c d ."),
+        (Constraint("end", "thanks"), "a . thanks .", "thanks . a ."),
+        (Constraint("avoid", "soup"), "bread .", "bread , soup ."),
+        (Constraint("mention", "lamp"), "a lamp .", "a ring ."),
+        (Constraint("two", "two"), "a . b .", "a . b . c ."),
+    ],
+)
+def test_constraints_are_checked_on_words(constraint, yes, no):
+    assert constraint.holds(yes) and not constraint.holds(no)
+
+
+def test_rudeness_is_inappropriate_and_costs_more_in_the_evaluation_phase():
+    a = assess("you fool . i do not know .", subject="mira", relation="home")
+    assert a.rude
+    assert rubric.score(a, rubric.EVALUATION) < rubric.score(a, rubric.TRAINING)
+
+
+def test_labelers_write_demonstrations_worth_about_five_of_seven(asked):
+    prompts, tasks = asked
+    people = labelers.make_labelers(1, 8)
+    grades = [gold.judge(WORLD, tasks[p.id], labelers.demonstrate(people[i % 8], WORLD, p, tasks[p.id]).response, True).gold
+              for i, p in enumerate(prompts)]  # fmt: skip
+    assert 4.6 < statistics.mean(grades) < 5.4
+
+
+def test_ranking_is_easier_than_writing(asked):
+    # Of two texts of one labeler, another labeler picks the better one more often than a text of theirs is without fault.
+    prompts, tasks = asked
+    writers, rankers = labelers.make_labelers(2, 8), labelers.make_labelers(3, 8)
+    right, faultless = [], []
+    for i, p in enumerate(prompts[:1500]):
+        pair = [labelers.demonstrate(writers[(i + j) % 8], WORLD, p, tasks[p.id]).response for j in (0, 1)]
+        golds = [rubric.score(rubric.assess(WORLD, tasks[p.id], r), rubric.TRAINING) for r in pair]
+        faultless += [g == 7.0 for g in golds]
+        ranks = labelers.rank(rankers[i % 8], WORLD, p, tasks[p.id], pair, ["x", "x"], [True, True]).ranks
+        if golds[0] != golds[1] and ranks[0] != ranks[1]:
+            right.append((golds[0] > golds[1]) == (ranks[0] < ranks[1]))
+    assert statistics.mean(right) > statistics.mean(faultless) + 0.2
+
+
+def test_everything_is_a_function_of_the_seed(asked):
+    assert make_prompts(0, WORLD, 50, 20) == make_prompts(0, WORLD, 50, 20)
+    assert make_prompts(1, WORLD, 50, 20) != make_prompts(0, WORLD, 50, 20)
+    one, other = (labelers.make_labelers(s, 2)[0] for s in (0, 0))
+    prompt = asked[0][0]
+    task = asked[1][prompt.id]
+    texts = ["a .", "mira lives in orlen .", "i do not know ."]
+    assert [labelers.rank(x, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3) for x in (one, other)][0].ranks == labelers.rank(
+        one, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3).ranks  # fmt: skip
+
+
+def test_held_out_labelers_are_other_people():
+    ids = [{p.id for p in labelers.make_labelers(0, 5, held_out=h)} for h in (False, True)]
+    assert not ids[0] & ids[1]
+    assert labelers.make_labelers(0, 1)[0].weights != labelers.make_labelers(0, 1, held_out=True)[0].weights
+
+
+def test_labelers_tie_what_seems_alike_and_ranks_count_from_one():
+    people = labelers.make_labelers(0, 4)
+    rng = random.Random(0)
+    tied = 0
+    for i in range(200):
+        task = make_task(rng, WORLD, "brainstorming")
+        prompt = make_prompts(i, WORLD, 1, 1)[0][0]
+        texts = [writing.write(rng, WORLD, task) for _ in range(4)]
+        ranks = labelers.rank(people[i % 4], WORLD, prompt, task, texts, ["m"] * 4, [True] * 4).ranks
+        assert min(ranks) == 1 and set(ranks) == set(range(1, max(ranks) + 1))
+        tied += any(a == b for a, b in itertools.combinations(ranks, 2))
+    assert tied > 50
+
+
+def test_agreement_counts_pairs_that_both_decided():
+    assert labeler_agreement([[1, 2, 2]], [[1, 2, 3]])["n"] == 2
