@@ -21,12 +21,14 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from instruct_jax.errors import InputError
 from instruct_jax.stages.settings import nearest, snapshot
 
-STAGES = ("pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
+STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
 
 
 def load_stage(name: str):
     """The run(config, workdir) function of a stage; imported here so that --help and bad input answer at once."""
     match name:
+        case "lab_base":
+            from instruct_jax.stages.lab_base import run
         case "pretrain" | "sft":
             from instruct_jax.stages.train_lm import run
         case "rm":

@@ -51,7 +51,9 @@ def param_spec(path: str) -> PartitionSpec:
     """The row of RULES for a path such as 'opt_state/mu/embed/tokens'; none or several rows raise InputError."""
     specs = [spec for pattern, spec in _COMPILED if pattern.fullmatch(path)]
     if len(specs) != 1:
-        raise InputError(f"parameter {path!r} matches {len(specs)} rows of sharding.RULES: it must match exactly one")
+        raise InputError(
+            f"parameter {path!r} matches {len(specs)} rows of sharding.RULES: it must match exactly one"
+        )
     return specs[0]
 
 

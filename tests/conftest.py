@@ -6,16 +6,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import settings
 
-from instruct_jax.models.transformer import PolicyModel, ScalarModel  # noqa: E402
-from instruct_jax.models.variants import variant  # noqa: E402
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.models.variants import variant
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))

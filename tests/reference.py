@@ -50,11 +50,15 @@ def _document(params, tokens, config):
 
 
 def _norm(x, params):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["scale"] + params["bias"]
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params[
+        "scale"
+    ] + params["bias"]
 
 
 def _float64(tree):
-    return {k: _float64(v) for k, v in tree.items()} if hasattr(tree, "items") else np.asarray(tree, np.float64)
+    return (
+        {k: _float64(v) for k, v in tree.items()} if hasattr(tree, "items") else np.asarray(tree, np.float64)
+    )
 
 
 def _index(tree, n):

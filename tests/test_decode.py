@@ -27,10 +27,13 @@ def prompts(pad=(0, 2, 4), rows=B, seed=0):
 
 @pytest.fixture(scope="module")
 def sample(tiny_model, tiny_params):
-    call = jax.jit(lambda batch, key, sampling: generate(tiny_model, tiny_params, batch, key, sampling, EOS, PAD),
-                   static_argnums=2)
+    call = jax.jit(
+        lambda batch, key, sampling: generate(tiny_model, tiny_params, batch, key, sampling, EOS, PAD),
+        static_argnums=2,
+    )
     return lambda batch, seed=0, **options: tuple(
-        np.asarray(x) for x in call(batch, jax.random.key(seed), SamplingConfig(**{"max_new_tokens": R, **options}))
+        np.asarray(x)
+        for x in call(batch, jax.random.key(seed), SamplingConfig(**{"max_new_tokens": R, **options}))
     )
 
 
@@ -62,7 +65,9 @@ def test_greedy_is_the_argmax_of_the_full_forward(sample, tiny_model, tiny_param
 
 def test_left_padding_never_changes_a_generation(sample):
     short = prompts(pad=(2, 2, 2))
-    shifted = PromptBatch(np.roll(short.tokens_BP, -2, 1)[:, : P - 2], np.ones((B, P - 2), bool), short.index_B)
+    shifted = PromptBatch(
+        np.roll(short.tokens_BP, -2, 1)[:, : P - 2], np.ones((B, P - 2), bool), short.index_B
+    )
     noise = PromptBatch(np.where(short.mask_BP, short.tokens_BP, 77), short.mask_BP, short.index_B)
     for batch in (shifted, noise):
         for one, other in zip(sample(short, seed=3), sample(batch, seed=3), strict=True):
@@ -144,7 +149,9 @@ def test_top_k_and_top_p_keep_the_right_tokens(options, kept):
     out = np.asarray(truncate(logits, options.get("top_k", 0), options.get("top_p", 1.0)))[0]
     assert np.flatnonzero(out > -1e29).tolist() == kept
     np.testing.assert_array_equal(out[kept], np.asarray(logits)[0][kept])
-    tokens = choose(jnp.tile(logits, (500, 1)), jax.random.split(jax.random.key(0), 500), SamplingConfig(1, **options))
+    tokens = choose(
+        jnp.tile(logits, (500, 1)), jax.random.split(jax.random.key(0), 500), SamplingConfig(1, **options)
+    )
     assert set(np.unique(tokens)) == set(kept)
 
 
@@ -159,7 +166,13 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(pair, top_p):
 
 
 def test_bad_sampling_settings_are_named():
-    for options in (dict(max_new_tokens=0), dict(temperature=-1.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.1)):
+    for options in (
+        dict(max_new_tokens=0),
+        dict(temperature=-1.0),
+        dict(top_k=-1),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+    ):
         with pytest.raises(InputError, match=f"sampling.{next(iter(options))}"):
             SamplingConfig(**{"max_new_tokens": 1, **options})
 

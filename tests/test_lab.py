@@ -30,7 +30,10 @@ def test_every_claim_is_read_back_in_both_forms_and_negated():
 
 
 def test_two_claims_joined_are_read_as_two_and_nonsense_as_none():
-    assert w.parse_claims("mira lives in orlen and keeps a cat") == [w.Claim("mira", "home", "orlen"), w.Claim("mira", "pet", "cat")]
+    assert w.parse_claims("mira lives in orlen and keeps a cat") == [
+        w.Claim("mira", "home", "orlen"),
+        w.Claim("mira", "pet", "cat"),
+    ]
     assert w.parse_claims("mira lives in cat") is None
     assert w.parse_claims("orlen keeps a cat") is None
 
@@ -93,7 +96,9 @@ def test_every_slip_costs_points(asked, flaw):
     for i, task in enumerate(asked[1].values()):
         clean, slipped = (writing.write(random.Random(i), WORLD, task, frozenset(f)) for f in ((), (flaw,)))
         if clean != slipped:
-            lost.append(gold.judge(WORLD, task, clean, True).gold - gold.judge(WORLD, task, slipped, True).gold)
+            lost.append(
+                gold.judge(WORLD, task, clean, True).gold - gold.judge(WORLD, task, slipped, True).gold
+            )
     assert len(lost) > 50 and statistics.mean(lost) > 0.3
 
 
@@ -102,7 +107,9 @@ def assess(response, **task):
 
 
 def test_a_question_is_judged_by_the_truth():
-    (subject, relation), answer = next((k, v) for k, v in WORLD.facts.items() if k not in WORLD.hidden and k[1] == "home")
+    (subject, relation), answer = next(
+        (k, v) for k, v in WORLD.facts.items() if k not in WORLD.hidden and k[1] == "home"
+    )
     task = {"subject": subject, "relation": relation, "answer": (answer,)}
     wrong = next(t for t in w.TOWNS if t != answer)
     right = assess(f"{subject} lives in {answer} .", **task)
@@ -121,10 +128,14 @@ def test_where_nobody_knows_only_the_honest_answer_is_complete():
 
 def test_closed_tasks_hallucinate_by_their_text_alone():
     passage = (w.Claim("kofi", "home", "orlen"), w.Claim("kofi", "pet", "cat"))
-    task = Task("summarization", "summary", "", subject="kofi", passage=passage, source="kofi lives in orlen . kofi keeps a cat .")
-    said = {r: gold.judge(WORLD, task, r, True).flags["hallucination"] for r in (
-        "kofi lives in orlen and keeps a cat .", "kofi lives in dalby and keeps a cat .", "kofi lives in orlen and enjoys chess .")}  # fmt: skip
-    assert list(said.values()) == [False, True, True]
+    text = "kofi lives in orlen . kofi keeps a cat ."
+    task = Task("summarization", "summary", "", subject="kofi", passage=passage, source=text)
+    for response, invented in (
+        ("kofi lives in orlen and keeps a cat .", False),
+        ("kofi lives in dalby and keeps a cat .", True),
+        ("kofi lives in orlen and enjoys chess .", True),
+    ):
+        assert gold.judge(WORLD, task, response, True).flags["hallucination"] is invented
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ def logprobs(tiny_model, tiny_params):
 
 @pytest.fixture(scope="module")
 def hidden(tiny_model, tiny_params):
-    call = jax.jit(lambda tokens, segments: tiny_model.apply({"params": tiny_params}, tokens, segments, method="hidden"))
+    call = jax.jit(
+        lambda tokens, segments: tiny_model.apply({"params": tiny_params}, tokens, segments, method="hidden")
+    )
     return lambda tokens, segments: np.asarray(call(tokens, np.asarray(segments, np.int32)))
 
 
@@ -90,7 +92,9 @@ def test_prefill_and_cached_decode_equal_the_full_forward(tiny_model, tiny_param
     @jax.jit
     def cached(tokens, mask):
         cache = init_cache(tiny_model.config, B, T + 2)
-        logits, cache = tiny_model.apply({"params": tiny_params}, tokens[:, :P], mask[:, :P], cache, method="prefill")
+        logits, cache = tiny_model.apply(
+            {"params": tiny_params}, tokens[:, :P], mask[:, :P], cache, method="prefill"
+        )
 
         def one(cache, token):
             logits, cache = tiny_model.apply({"params": tiny_params}, token, cache, method="decode")
@@ -108,7 +112,9 @@ def test_prefill_and_cached_decode_equal_the_full_forward(tiny_model, tiny_param
 def test_logprobs_from_start_and_at_a_temperature(logprobs, tiny_model, tiny_params):
     tokens, segments = text(), np.ones((B, T), np.int32)
     late, _ = jax.jit(
-        lambda: tiny_model.apply({"params": tiny_params}, tokens, segments, start=5, temperature=0.5, method="logprobs")
+        lambda: tiny_model.apply(
+            {"params": tiny_params}, tokens, segments, start=5, temperature=0.5, method="logprobs"
+        )
     )()
     logits = reference_logits(tiny_params, tokens, segments, tiny_model.config)
     expected = np.take_along_axis(log_softmax(logits / 0.5)[:, :-1], tokens[:, 1:, None], -1)[..., 0]
@@ -127,13 +133,19 @@ def test_chunked_logprobs_and_gradients_equal_float64_log_softmax(chunk):
         return (weights * logprobs).sum(), (logprobs, entropy)
 
     call = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (_, (logprobs, entropy)), (hidden_gradient, table_gradient) = call(*(np.float32(x) for x in (hidden, table)))
+    (_, (logprobs, entropy)), (hidden_gradient, table_gradient) = call(
+        *(np.float32(x) for x in (hidden, table))
+    )
     expected = log_softmax(hidden @ table[:vocab].T)
     logits_gradient = weights[..., None] * (np.eye(vocab)[targets] - np.exp(expected))
-    np.testing.assert_allclose(logprobs, np.take_along_axis(expected, targets[..., None], -1)[..., 0], atol=1e-5)
+    np.testing.assert_allclose(
+        logprobs, np.take_along_axis(expected, targets[..., None], -1)[..., 0], atol=1e-5
+    )
     np.testing.assert_allclose(entropy, -(np.exp(expected) * expected).sum(-1), atol=1e-5)
     np.testing.assert_allclose(hidden_gradient, logits_gradient @ table[:vocab], atol=1e-4)
-    np.testing.assert_allclose(table_gradient[:vocab], np.einsum("bxv,bxd->vd", logits_gradient, hidden), atol=1e-4)
+    np.testing.assert_allclose(
+        table_gradient[:vocab], np.einsum("bxv,bxd->vd", logits_gradient, hidden), atol=1e-4
+    )
     assert (np.asarray(table_gradient)[vocab:] == 0).all()
 
 
@@ -160,7 +172,8 @@ def test_the_logits_of_a_whole_batch_never_exist(remat):
     assert max(wide) == chunk, "the logits of one chunk are the most that may live"
     assert max(np.prod(aval.shape) for _, aval in outputs) < rows * (length - 1) * V / 2
     one_hot = [
-        e for e, aval in outputs
+        e
+        for e, aval in outputs
         if e.primitive.name == "convert_element_type"
         and e.invars[0].aval.dtype == bool
         and aval.shape[-1:] == (V,)
@@ -173,7 +186,9 @@ def test_remat_and_unroll_change_no_gradient(tiny_model, tiny_params):
 
     def gradient(**options):
         model = PolicyModel(dataclasses.replace(tiny_model.config, **options))
-        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, tokens, segments)[0].mean()))(tiny_params)
+        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, tokens, segments)[0].mean()))(
+            tiny_params
+        )
 
     plain = gradient(unroll=False)
     for options in (dict(remat="full", unroll=False), dict(remat="dots", unroll=True), dict(logit_chunk=5)):
@@ -214,7 +229,9 @@ def test_bfloat16_gives_f32_logprobs_near_the_f32_ones(logprobs, tiny_model, tin
     assert np.abs(half - logprobs(tokens, segments)[0]).mean() < 0.1
 
 
-def test_the_scalar_model_is_the_policy_with_another_head(hidden, tiny_params, tiny_scalar_model, tiny_scalar_params):
+def test_the_scalar_model_is_the_policy_with_another_head(
+    hidden, tiny_params, tiny_scalar_model, tiny_scalar_params
+):
     tokens, segments = text(), np.ones((B, T), np.int32)
     head = tiny_scalar_params["head"]
     values = jax.jit(tiny_scalar_model.apply)({"params": {**tiny_params, "head": head}}, tokens, segments)

@@ -115,7 +115,10 @@ def test_a_ranking_is_k_slots_and_only_finished_completions_end_in_eos():
 
 
 def test_short_completions_share_packed_rows_and_every_batch_has_as_many():
-    rows = [Ranking(f"p{i}", "a", "l", ["b"] * (2 + i % 2), [1, 2, 3][: 2 + i % 2], ["m"] * (2 + i % 2)) for i in range(9)]
+    rows = [
+        Ranking(f"p{i}", "a", "l", ["b"] * (2 + i % 2), [1, 2, 3][: 2 + i % 2], ["m"] * (2 + i % 2))
+        for i in range(9)
+    ]
     batches = make_rankings(rows, batch_size=3, max_prompt=4, max_response=8)
     for i in range(batches.steps_per_epoch):
         batch = batches.at(i)

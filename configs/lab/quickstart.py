@@ -19,8 +19,16 @@ def get_config():
             model=dict(variant="lab", context=128),
             reward_model=dict(variant="lab", context=128),
             lab=dict(
-                seed=0, world_seed=0, prompts=7_000, users=400, documents=20_000, valid_documents=400, labelers=8, heldout_labelers=5,
-                sft_share=0.3, rm_share=0.5,
+                seed=0,
+                world_seed=0,
+                prompts=7_000,
+                users=400,
+                documents=20_000,
+                valid_documents=400,
+                labelers=8,
+                heldout_labelers=5,
+                sft_share=0.3,
+                rm_share=0.5,
             ),
             ppo_init=dict(
                 model=dict(dropout=0.0),
@@ -45,8 +53,19 @@ def get_config():
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
                 value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
                 ppo=dict(kl_coef=0.02, ptx_coef=0.5),
-                train=dict(episodes=8_192, batch_size=256, minibatch_size=64, ptx_ratio=1, ptx_length=96, save_every=8, keep=10, ema_decay=0.95),
+                train=dict(
+                    episodes=8_192,
+                    batch_size=256,
+                    minibatch_size=64,
+                    ptx_ratio=1,
+                    ptx_length=96,
+                    save_every=8,
+                    keep=10,
+                    ema_decay=0.95,
+                ),
             ),
-            evaluate=dict(evaluate=dict(prompts=600, batch_size=200, curve_prompts=200, task_items=200, max_prompt=96)),
+            evaluate=dict(
+                evaluate=dict(prompts=600, batch_size=200, curve_prompts=200, task_items=200, max_prompt=96)
+            ),
         )
     ).lock()

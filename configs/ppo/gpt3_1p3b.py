@@ -1,6 +1,7 @@
-"""PPO-ptx of GPT-3 1.3B at the paper's values (App. C.4): 256k episodes, 512 an iteration, minibatches of 64, 6B reward and value.
+r"""PPO-ptx of GPT-3 1.3B at the paper's values (App. C.4): 256k episodes, 512 an iteration, minibatches of 64, 6B reward and value.
 
-    python -m instruct_jax.main --config configs/ppo/gpt3_1p3b.py --workdir gs://…/ppo_1p3b --config.data_dir=… --config.init=… --config.reward=…
+    python -m instruct_jax.main --config configs/ppo/gpt3_1p3b.py --workdir gs://…/ppo_1p3b \
+        --config.data_dir=… --config.init=… --config.reward=…
 
 The paper sweeps the peak learning rate and does not print the winner; this is the grid's middle. Plain PPO: ppo.ptx_coef 0.
 Not run here: shapes are checked.
@@ -22,7 +23,14 @@ def get_config():
             policy_optimizer=dict(learning_rate=8.05e-6, schedule="constant", warmup_steps=10),
             value_optimizer=dict(learning_rate=9e-6, schedule="constant", warmup_steps=10),
             ppo=dict(kl_coef=0.02, ptx_coef=27.8, clip=0.2, gamma=1.0, lam=0.95, temperature=1.0),
-            train=dict(episodes=256_000, batch_size=512, minibatch_size=64, ptx_ratio=8, ptx_length=2048, ema_decay=0.992),
+            train=dict(
+                episodes=256_000,
+                batch_size=512,
+                minibatch_size=64,
+                ptx_ratio=8,
+                ptx_length=2048,
+                ema_decay=0.992,
+            ),
             data_dir="",
             init="",
             reward="",

@@ -19,7 +19,9 @@ def get_config():
     config.model = ConfigDict(dict(variant="lab", context=128))
     config.text = ConfigDict(dict(tokenizer="", template="plain", max_prompt=96, max_response=32))
     config.data = ConfigDict(dict(dir="", kind="documents", batch_size=48))
-    config.optimizer = ConfigDict(dict(learning_rate=3e-3, warmup_steps=100, warmup_start=0.01, grad_clip=1.0, eps=1e-8, tf_style=False))
+    config.optimizer = ConfigDict(
+        dict(learning_rate=3e-3, warmup_steps=100, warmup_start=0.01, grad_clip=1.0, eps=1e-8, tf_style=False)
+    )
     config.train = ConfigDict(dict(steps=2_500, log_every=50, save_every=150, valid_batches=8))
     config.mesh = ConfigDict(dict(data=2, fsdp=1, tensor=1))
     config.init = ""

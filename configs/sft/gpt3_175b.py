@@ -17,7 +17,9 @@ def get_config():
             seed=0,
             mesh=dict(data=1, fsdp=8, tensor=32),
             text=dict(tokenizer="", template="plain", max_prompt=1024, max_response=1024),
-            model=dict(variant="gpt3_175b", context=2048, vocab=50257, dropout=0.2, dtype="bfloat16", remat="full"),
+            model=dict(
+                variant="gpt3_175b", context=2048, vocab=50257, dropout=0.2, dtype="bfloat16", remat="full"
+            ),
             data=dict(dir="", kind="demonstrations", batch_size=8, pretraining_fraction=0.0),
             optimizer=dict(learning_rate=5.03e-6),
             train=dict(epochs=16, keep_epochs=True),

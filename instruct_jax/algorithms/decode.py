@@ -77,7 +77,9 @@ def generate(model, params, prompts: PromptBatch, key, sampling: SamplingConfig,
         return append(replace(state, cache=cache), logits_BV)
 
     cache = init_cache(model.config, B, P + R)
-    logits_BV, cache = model.apply({"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill")
+    logits_BV, cache = model.apply(
+        {"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill"
+    )
     empty = State(
         step=jnp.zeros((), jnp.int32),
         token_B=jnp.zeros((B,), jnp.int32),

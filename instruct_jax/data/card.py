@@ -20,7 +20,9 @@ _UNKNOWN = "not known"
 _LENGTHS = ["n", "mean", "std", "min", "25%", "50%", "75%", "max"]
 
 
-def data_card(records: Records, tokenizer: Tokenizer, other_prompts: Iterable[Prompt] = ()) -> dict[str, dict]:
+def data_card(
+    records: Records, tokenizer: Tokenizer, other_prompts: Iterable[Prompt] = ()
+) -> dict[str, dict]:
     """Tables 1 and 6 to 11 of the paper from records by kind and split, as {"table_6": {"title", "columns",
     "rows"}, ...}.
 

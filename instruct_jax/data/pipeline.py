@@ -188,19 +188,57 @@ def rankings(
     completions or fewer than `batch_size` remain.
     """
     rows = list(source)
+    report = _Dropped("rankings", max_prompt, max_response)
+    sequences, slots, ranks = _encode_rankings(rows, tokenizer, template, k_max, report)
+    flat, starts, lengths = _flatten(sequences)
+    starts_NK, lengths_NK, ranks_NK = (np.zeros((len(slots), k_max), np.int64) for _ in range(3))
+    for n, slot in enumerate(slots):
+        starts_NK[n, : len(slot)] = starts[slot.start : slot.stop]
+        lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
+        ranks_NK[n, : len(slot)] = ranks[n]
+    width = max_prompt + max_response
+
+    def needed(index_B):
+        return max(_pack(lengths_NK[index_B].ravel(), width)[0]) + 1
+
+    planned = _stream(needed, batch_size, len(slots), report.count, seed)
+    most = max(planned.at(i) for i in range(planned.steps(epochs)))
+    height = -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
+
+    def gather(index_B):
+        lengths_S, shape = lengths_NK[index_B].ravel(), (len(index_B), k_max)
+        row_S, column_S = _pack(lengths_S, width)
+        if max(row_S) >= height:
+            raise InputError(
+                f"rankings: a batch past the {epochs} planned epochs needs over {height} rows: raise epochs"
+            )
+        tokens_XT = np.full((height, width), tokenizer.pad_id, np.int32)
+        segments_XT = np.zeros((height, width), np.int32)
+        for s, (start, length) in enumerate(zip(starts_NK[index_B].ravel(), lengths_S)):
+            place = row_S[s], slice(column_S[s], column_S[s] + length)
+            tokens_XT[place], segments_XT[place] = flat[start : start + length], s + 1
+        row_BK = np.array(row_S, np.int32).reshape(shape)
+        column_BK = (
+            np.maximum(np.array(column_S, np.int32) + lengths_S - 1, 0).astype(np.int32).reshape(shape)
+        )
+        return RankingBatch(tokens_XT, segments_XT, row_BK, column_BK, ranks_NK[index_B].astype(np.int32))
+
+    return _stream(gather, batch_size, len(slots), report.count, seed)
+
+
+def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int, report: "_Dropped"):
+    """(token rows of all completions kept, the range of each prompt's among them, each prompt's ranks)."""
     prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
     completions = iter(tokenizer.encode_batch([text for row in rows for text in row.completions]))
-    report = _Dropped("rankings", max_prompt, max_response)
     sequences, slots, ranks = [], [], []
     for row, prompt in zip(rows, prompts, strict=True):
         if len(row.completions) > k_max:
             raise InputError(
-                f"rankings: prompt {row.prompt_id} has {len(row.completions)} completions; "
-                f"raise k_max ({k_max})"
+                f"rankings: prompt {row.prompt_id} has {len(row.completions)} completions; raise k_max ({k_max})"
             )
         ends = [[tokenizer.eos_id] if finished else [] for finished in row.finished]
         closed = [[*next(completions), *end] for end in ends]
-        fitting = [k for k, ids in enumerate(closed) if len(ids) <= max_response]
+        fitting = [k for k, ids in enumerate(closed) if len(ids) <= report.max_response]
         report.completions += len(closed) - len(fitting)
         too_few = len(fitting) < min(2, len(closed))
         if report.fits(row.prompt_id, len(prompt), max(map(len, closed)) if too_few else 0):
@@ -208,37 +246,7 @@ def rankings(
             sequences += [[*prompt, *closed[k]] for k in fitting]
             ranks.append([row.ranks[k] for k in fitting])
     report.check(len(rows), len(slots))
-    flat, starts, lengths = _flatten(sequences)
-    starts_NK, lengths_NK, ranks_NK = (np.zeros((len(slots), k_max), np.int64) for _ in range(3))
-    for n, slot in enumerate(slots):
-        starts_NK[n, : len(slot)] = starts[slot.start : slot.stop]
-        lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
-        ranks_NK[n, : len(slot)] = ranks[n]
-
-    width = max_prompt + max_response
-
-    def needed(index_B):
-        return max(_pack(lengths_NK[index_B].ravel(), width)[0], default=0) + 1
-
-    def gather(index_B, height):
-        lengths_BK = lengths_NK[index_B]
-        row_S, column_S = (np.array(x) for x in _pack(lengths_BK.ravel(), width))
-        if row_S.max() >= height:
-            raise InputError(f"rankings: a batch needs {row_S.max() + 1} rows, {height} were planned for {epochs} epochs: raise epochs")
-        tokens_XT, segments_XT = np.full((height, width), tokenizer.pad_id, np.int32), np.zeros((height, width), np.int32)
-        for s, start in enumerate(starts_NK[index_B].ravel()):
-            if length := lengths_BK.ravel()[s]:
-                place = row_S[s], slice(column_S[s], column_S[s] + length)
-                tokens_XT[place], segments_XT[place] = flat[start : start + length], s + 1
-        last_S = np.maximum(column_S + lengths_BK.ravel() - 1, 0)
-        shape = lengths_BK.shape
-        return RankingBatch(tokens_XT, segments_XT, row_S.reshape(shape).astype(np.int32), last_S.reshape(shape).astype(np.int32),
-                            ranks_NK[index_B].astype(np.int32))  # fmt: skip
-
-    planned = _stream(needed, batch_size, len(slots), report.count, seed)
-    most = max(planned.at(i) for i in range(planned.steps(epochs)))
-    height = -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
-    return _stream(functools.partial(gather, height=height), batch_size, len(slots), report.count, seed)
+    return sequences, slots, ranks
 
 
 def _pack(lengths, width: int) -> tuple[list[int], list[int]]:

@@ -35,7 +35,9 @@ def token_logprobs(hidden_BXD, targets_BX, tokens_VD, vocab: int, chunk: int) ->
         tokens_VD = lax.all_gather(tokens_VD, "fsdp", axis=1, tiled=True)
         return _chunked(hidden_BXD, targets_BX, tokens_VD, vocab=vocab, chunk=chunk, axis="tensor")
 
-    mapped = jax.shard_map(local, in_specs=(rows, rows, PartitionSpec("tensor", "fsdp")), out_specs=(rows, rows))
+    mapped = jax.shard_map(
+        local, in_specs=(rows, rows, PartitionSpec("tensor", "fsdp")), out_specs=(rows, rows)
+    )
     return mapped(hidden_BXD, targets_BX, tokens_VD)
 
 
@@ -82,5 +84,7 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
 
 
 def _logits(hidden_XD, tokens_VD, ids_V, vocab):
-    logits_XV = lax.dot_general(hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    logits_XV = lax.dot_general(
+        hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
     return jnp.where((ids_V < vocab)[None], logits_XV, MASKED)

@@ -63,7 +63,9 @@ class PolicyModel(Backbone):
     def __call__(self, tokens_BT, segments_BT, **options):
         return self.logprobs(tokens_BT, segments_BT, **options)
 
-    def logprobs(self, tokens_BT, segments_BT, *, start: int = 1, temperature=1.0, deterministic: bool = True):
+    def logprobs(
+        self, tokens_BT, segments_BT, *, start: int = 1, temperature=1.0, deterministic: bool = True
+    ):
         """(logprobs, entropy), f32[B, T - start], of tokens_BT[:, start:], each predicted from the token before.
 
         Logits are divided by `temperature` (paper.md 12 row 21). The head runs on those positions only.
@@ -101,29 +103,29 @@ class PolicyModel(Backbone):
         mask_BS = cache.mask_BS.at[:, at].set(True)
         x_B1D = self._embedded(token_B[:, None], positions_B[:, None])
 
-        def body(carry, layer_and_index):
-            x_B1D, keys_NBHSC, values_NBHSC = carry
-            layer, n = layer_and_index
-
+        def step(x_B1D, layer, keys, values, n=None):
             def attention(q_BH1C, k_BH1C, v_BH1C):
-                keys = write(keys_NBHSC, k_BH1C[None], n, at)
-                values = write(values_NBHSC, v_BH1C[None], n, at)
-                return attend(q_BH1C, keys[n], values[n], mask_BS[:, None]), (keys, values)
+                kept = write(keys, k_BH1C, at, n), write(values, v_BH1C, at, n)
+                k_BHSC, v_BHSC = kept if n is None else (kept[0][n], kept[1][n])
+                return attend(q_BH1C, k_BHSC, v_BHSC, mask_BS[:, None]), kept
 
-            x_B1D, (keys, values) = _block(x_B1D, layer, attention, self.config)
-            return (x_B1D, keys, values), None
+            return _block(x_B1D, layer, attention, self.config)
 
-        groups, first = [], 0
-        for keys, values in zip(cache.keys, cache.values, strict=True):
-            carry, count = (x_B1D, keys, values), len(keys)
-            if count == 1:
-                carry, _ = body(carry, (jax.tree.map(itemgetter(first), self.layers), 0))
-            else:
-                carry, _ = lax.scan(body, carry, (self.layers, jnp.arange(count)))
-            x_B1D, *group = carry
-            groups.append(group)
-            first += count
-        keys, values = zip(*groups, strict=True)
+        if self.config.unroll:
+            kept = []
+            for n, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
+                x_B1D, pair = step(x_B1D, jax.tree.map(itemgetter(n), self.layers), keys, values)
+                kept.append(pair)
+            keys, values = zip(*kept, strict=True)
+        else:
+
+            def body(carry, layer_and_n):
+                (x_B1D, keys, values), (layer, n) = carry, layer_and_n
+                x_B1D, pair = step(x_B1D, layer, keys, values, n)
+                return (x_B1D, *pair), None
+
+            carry = (x_B1D, cache.keys, cache.values)
+            (x_B1D, keys, values), _ = lax.scan(body, carry, (self.layers, jnp.arange(self.config.layers)))
         return self._next_logits(x_B1D[:, 0]), KVCache(keys, values, mask_BS, at + 1)
 
     def _next_logits(self, x_BD):
@@ -189,7 +191,9 @@ def _remat(body, config):
     if config.remat == "none":
         return body
     policies = jax.checkpoint_policies
-    policy = policies.nothing_saveable if config.remat == "full" else policies.dots_with_no_batch_dims_saveable
+    policy = (
+        policies.nothing_saveable if config.remat == "full" else policies.dots_with_no_batch_dims_saveable
+    )
     return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll)
 
 

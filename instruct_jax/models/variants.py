@@ -36,7 +36,9 @@ class TransformerConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"model.{field} is {value!r}: it must be a whole number of at least 1")
         if self.width % self.heads:
-            raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}: change one")
+            raise InputError(
+                f"model.width {self.width} is not a multiple of model.heads {self.heads}: change one"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"model.dropout is {self.dropout!r}: it must be in [0, 1)")
         if self.dtype not in ("float32", "bfloat16"):
@@ -63,9 +65,15 @@ VARIANTS: dict[str, dict] = {
     "lab": dict(vocab=1024, layers=4, width=128, heads=4, context=256, unroll=True),
     "gpt3_125m": dict(vocab=GPT3_VOCAB, layers=12, width=768, heads=12, context=2048, dtype="bfloat16"),
     "gpt3_350m": dict(vocab=GPT3_VOCAB, layers=24, width=1024, heads=16, context=2048, dtype="bfloat16"),
-    "gpt3_1p3b": dict(vocab=GPT3_VOCAB, layers=24, width=2048, heads=16, context=2048, dtype="bfloat16", remat="full"),
-    "gpt3_6b": dict(vocab=GPT3_VOCAB, layers=32, width=4096, heads=32, context=2048, dtype="bfloat16", remat="full"),
-    "gpt3_175b": dict(vocab=GPT3_VOCAB, layers=96, width=12288, heads=96, context=2048, dtype="bfloat16", remat="full"),
+    "gpt3_1p3b": dict(
+        vocab=GPT3_VOCAB, layers=24, width=2048, heads=16, context=2048, dtype="bfloat16", remat="full"
+    ),
+    "gpt3_6b": dict(
+        vocab=GPT3_VOCAB, layers=32, width=4096, heads=32, context=2048, dtype="bfloat16", remat="full"
+    ),
+    "gpt3_175b": dict(
+        vocab=GPT3_VOCAB, layers=96, width=12288, heads=96, context=2048, dtype="bfloat16", remat="full"
+    ),
 }
 
 

@@ -110,9 +110,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             write_jsonl(records / f"generations.{split}.jsonl", generations)
             pools = {split: lab.labelers}
             if split == "valid":
-                # Two training labelers and one held-out labeler see the same outputs: agreement and both accuracies come from these.
-                pools = {"valid": lab.labelers, "valid_second": lab.labelers[1:] + lab.labelers[:1],
-                         "valid_heldout": lab.heldout_labelers, "valid_heldout_second": lab.heldout_labelers[1:] + lab.heldout_labelers[:1]}  # fmt: skip
+                # Two labelers of each pool see the same outputs: agreement and both accuracies come from these.
+                pools["valid_second"] = lab.labelers[1:] + lab.labelers[:1]
+                pools["valid_heldout"] = lab.heldout_labelers
+                pools["valid_heldout_second"] = lab.heldout_labelers[1:] + lab.heldout_labelers[:1]
             for pool, people in pools.items():
                 write_jsonl(
                     records / f"rankings.{pool}.jsonl",

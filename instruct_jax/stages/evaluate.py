@@ -20,7 +20,7 @@ from instruct_jax.data.lab.prefixes import PREFIXES
 from instruct_jax.evaluation import reward_models, winrate
 from instruct_jax.evaluation.winrate import Judged
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.records import read_jsonl, Ranking
+from instruct_jax.records import Ranking, read_jsonl
 from instruct_jax.stages import inference, lab_tasks, setup
 from instruct_jax.stages.lab_data import Lab, LabSettings, make_lab
 from instruct_jax.stages.settings import section
@@ -61,7 +61,9 @@ class Bench:
         self.tokenizer, self.plain = setup.load_tokenizer(self.text), setup.template(self.text.template)
         vocab = self.tokenizer.vocab_size
         self.policy = PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), vocab))
-        self.scalar = ScalarModel(setup.transformer(section(config, "reward_model", setup.ModelSettings), vocab))
+        self.scalar = ScalarModel(
+            setup.transformer(section(config, "reward_model", setup.ModelSettings), vocab)
+        )
         self.key = jax.random.key(config.seed)
         self._samplers: dict = {}
         self.score = inference.make_scorer(
@@ -75,7 +77,9 @@ class Bench:
 
     def load(self, contender: Contender):
         """Its parameters on the mesh."""
-        return setup.load(contender.checkpoint, self.policy, self.mesh, name=contender.subtree, step=contender.step)
+        return setup.load(
+            contender.checkpoint, self.policy, self.mesh, name=contender.subtree, step=contender.step
+        )
 
     def sampler(self, max_prompt: int, max_new_tokens: int, temperature: float) -> Callable:
         """A compiled sampler, made once per shape."""
@@ -83,11 +87,18 @@ class Bench:
         if asked not in self._samplers:
             sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
             self._samplers[asked] = inference.make_sampler(
-                self.policy, sampling, self.tokenizer, self.mesh, max_prompt=max_prompt, batch_size=self.settings.batch_size
+                self.policy,
+                sampling,
+                self.tokenizer,
+                self.mesh,
+                max_prompt=max_prompt,
+                batch_size=self.settings.batch_size,
             )
         return self._samplers[asked]
 
-    def respond(self, contender: Contender, params, prompts: Sequence[str], salt: int) -> list[inference.Sampled]:
+    def respond(
+        self, contender: Contender, params, prompts: Sequence[str], salt: int
+    ) -> list[inference.Sampled]:
         """One sample per prompt, in the contender's own template."""
         raw = contender.raw or contender.prefix is not None
         temperature = self.settings.base_temperature if raw else self.settings.temperature
@@ -112,7 +123,9 @@ def judge(bench: Bench, model: str, prompts, sampled, reward) -> list[Judged]:
     return judged
 
 
-def judge_models(bench: Bench, contenders: dict[str, Contender], reward) -> tuple[list[Judged], dict[str, float]]:
+def judge_models(
+    bench: Bench, contenders: dict[str, Contender], reward
+) -> tuple[list[Judged], dict[str, float]]:
     """Every contender on the test prompts, and the KL of each from the reference where it has the plain template."""
     prompts = bench.lab.sets["test"][: bench.settings.prompts]
     texts = [p.text for p in prompts]
@@ -125,7 +138,9 @@ def judge_models(bench: Bench, contenders: dict[str, Contender], reward) -> tupl
         sampled = bench.respond(contender, params, texts, i)
         judged += judge(bench, name, prompts, sampled, reward)
         if name == "sft":
-            judged += judge(bench, "sft_again", prompts, bench.respond(contender, params, texts, 1000), reward)
+            judged += judge(
+                bench, "sft_again", prompts, bench.respond(contender, params, texts, 1000), reward
+            )
         if not (contender.prefix or contender.raw):
             kl[name] = float(np.mean(_kl(bench, params, reference, texts, sampled)))
     return judged, kl
@@ -133,7 +148,10 @@ def judge_models(bench: Bench, contenders: dict[str, Contender], reward) -> tupl
 
 def _kl(bench: Bench, params, reference, texts, sampled) -> np.ndarray:
     """Log-ratio of every sampled response, policy to reference: its mean is the KL in nats per response."""
-    own, other = (bench.logprobs(p, texts, sampled, bench.plain, bench.settings.temperature) for p in (params, reference))
+    own, other = (
+        bench.logprobs(p, texts, sampled, bench.plain, bench.settings.temperature)
+        for p in (params, reference)
+    )
     return own - other
 
 
@@ -163,7 +181,9 @@ def judge_reward_model(bench: Bench, records: Path, reward) -> dict:
     result = {"rm_accuracy": {}, "rm_ceiling": {}}
     for pool in ("training_labelers", "heldout_labelers"):
         rows = pools[pool]
-        flat = bench.score(reward, [(r.prompt, c, f) for r in rows for c, f in zip(r.completions, r.finished)], bench.plain)
+        flat = bench.score(
+            reward, [(r.prompt, c, f) for r in rows for c, f in zip(r.completions, r.finished)], bench.plain
+        )
         ends = np.cumsum([len(r.completions) for r in rows])[:-1]
         scores, ranks, ids = np.split(flat, ends), [r.ranks for r in rows], [r.prompt_id for r in rows]
         result["rm_accuracy"][pool] = reward_models.ranking_accuracy(scores, ranks, ids)
@@ -176,7 +196,9 @@ def judge_reward_model(bench: Bench, records: Path, reward) -> dict:
             result["rm_calibration"] = reward_models.calibration(scores, ranks, ids)
     for key, first, second in (("labeler_agreement", "training_labelers", "training_second"),
                                ("labeler_agreement_heldout", "heldout_labelers", "heldout_second")):  # fmt: skip
-        result[key] = reward_models.labeler_agreement([r.ranks for r in pools[first]], [r.ranks for r in pools[second]])
+        result[key] = reward_models.labeler_agreement(
+            [r.ranks for r in pools[first]], [r.ranks for r in pools[second]]
+        )
     return result
 
 

@@ -43,7 +43,9 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
                 batch = _left_padded([ids[i] for i in chosen], batch_size, width, tokenizer.pad_id)
-                pending.append((chosen, respond(params, put(batch, mesh), jax.random.fold_in(key, len(pending)))))
+                pending.append(
+                    (chosen, respond(params, put(batch, mesh), jax.random.fold_in(key, len(pending))))
+                )
         found: list[Sampled | None] = [None] * len(ids)
         for chosen, (tokens_BR, mask_BR) in pending:
             for i, tokens_R, mask_R in zip(chosen, np.asarray(tokens_BR), np.asarray(mask_BR), strict=False):
@@ -56,7 +58,9 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
 def _by_width(lengths: list[int], most: int) -> list[tuple[int, list[int]]]:
     """Rows by the narrowest of three prompt widths that holds them: the cache of a short prompt is short."""
     if max(lengths, default=0) > most:
-        raise InputError(f"a prompt has {max(lengths)} tokens, over the limit of {most}: drop it or raise the limit")
+        raise InputError(
+            f"a prompt has {max(lengths)} tokens, over the limit of {most}: drop it or raise the limit"
+        )
     widths = sorted({-(-most * part // 8) for part in (3, 5, 8)})
     at = np.searchsorted(widths, lengths)
     groups = ((width, np.flatnonzero(at == n).tolist()) for n, width in enumerate(widths))
@@ -76,17 +80,26 @@ def _sampled(tokens_R, mask_R, tokenizer: Tokenizer) -> Sampled:
     return Sampled(tokenizer.decode(ids), bool(ids) and ids[-1] == tokenizer.eos_id, ids)
 
 
-def make_logprobs(model: PolicyModel, tokenizer: Tokenizer, mesh, *, max_prompt: int, max_response: int, batch_size: int) -> Callable:
+def make_logprobs(
+    model: PolicyModel, tokenizer: Tokenizer, mesh, *, max_prompt: int, max_response: int, batch_size: int
+) -> Callable:
     """logprobs(params, prompts, sampled, template, temperature) → f32[n]: the log-probability of each whole sampled response."""
 
     @functools.partial(jax.jit, static_argnames="temperature")
     def total(params, tokens_BT, segments_BT, mask_BR, temperature):
         logprobs_BR, _ = model.apply(
-            {"params": params}, tokens_BT, segments_BT, start=max_prompt, temperature=temperature, method="logprobs"
+            {"params": params},
+            tokens_BT,
+            segments_BT,
+            start=max_prompt,
+            temperature=temperature,
+            method="logprobs",
         )
         return (logprobs_BR * mask_BR).sum(axis=1)
 
-    def logprobs(params, prompts, sampled: Sequence[Sampled], template: Template, temperature: float) -> np.ndarray:
+    def logprobs(
+        params, prompts, sampled: Sequence[Sampled], template: Template, temperature: float
+    ) -> np.ndarray:
         ids, found = tokenizer.encode_batch([template.render(p) for p in prompts]), []
         for start in range(0, len(ids), batch_size):
             batch = _left_padded(ids[start : start + batch_size], batch_size, max_prompt, tokenizer.pad_id)
@@ -94,7 +107,9 @@ def make_logprobs(model: PolicyModel, tokenizer: Tokenizer, mesh, *, max_prompt:
             response_BR, mask_BR = right_padded(rows, batch_size, max_response, tokenizer.pad_id)
             tokens_BT = np.concatenate([batch.tokens_BP, response_BR], axis=1)
             segments_BT = np.concatenate([batch.mask_BP, mask_BR], axis=1).astype(np.int32)
-            found.append(total(params, *put((tokens_BT, segments_BT, mask_BR), mesh), temperature=temperature))
+            found.append(
+                total(params, *put((tokens_BT, segments_BT, mask_BR), mesh), temperature=temperature)
+            )
         return np.concatenate([np.asarray(x) for x in found])[: len(ids)]
 
     return logprobs

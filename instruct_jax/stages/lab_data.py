@@ -113,7 +113,10 @@ def write_records(lab: Lab, settings: LabSettings, directory: Path) -> None:
         write_jsonl(directory / "demonstrations.flan.jsonl", tasks)
     documents = corpus.make_documents(settings.world_seed, lab.world, settings.documents)
     write_jsonl(directory / "documents.train.jsonl", documents)
-    write_jsonl(directory / "documents.valid.jsonl", corpus.heldout_documents(settings.world_seed, lab.world, settings.valid_documents))
+    write_jsonl(
+        directory / "documents.valid.jsonl",
+        corpus.heldout_documents(settings.world_seed, lab.world, settings.valid_documents),
+    )
 
 
 def _demonstrations(lab: Lab, prompts: list[Prompt]) -> list[Demonstration]:

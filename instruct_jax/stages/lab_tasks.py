@@ -35,7 +35,10 @@ def items(world: w.World, count: int, seed: int = 0) -> dict[str, list[tuple[Tem
         passages.append((Template(f"{text} .\n{PAGE.prefix}", PAGE.suffix), f"{question} ?", asked.object))
     return {
         "recall": [(AS_IS, f"{s} {w.RELATIONS[r].says}", world.facts[s, r]) for s, r in facts],
-        "question page": [(PAGE, rng.choice(w.RELATIONS[r].questions).format(s=s) + " ?", world.facts[s, r]) for s, r in facts],
+        "question page": [
+            (PAGE, rng.choice(w.RELATIONS[r].questions).format(s=s) + " ?", world.facts[s, r])
+            for s, r in facts
+        ],
         "reading": passages,
     }
 
@@ -54,7 +57,17 @@ def evaluate(bench, contenders: dict, documents: list[str]) -> dict:
             for i, (answer, (_, _, right)) in enumerate(zip(answers, asked, strict=True)):
                 rows.append(TaskRow(model, task, f"{task}-{i}", _right(answer.text, right), "accuracy"))
         for i, (nats, tokens) in enumerate(loss(params, documents[: bench.settings.task_items])):
-            rows.append(TaskRow(model, "language modelling", f"document-{i}", nats / tokens, "nats per token", tokens, False))
+            rows.append(
+                TaskRow(
+                    model,
+                    "language modelling",
+                    f"document-{i}",
+                    nats / tokens,
+                    "nats per token",
+                    tokens,
+                    False,
+                )
+            )
     return task_scores(rows)
 
 
@@ -69,7 +82,9 @@ def _make_loss(bench):
 
     @jax.jit
     def nll(params, tokens_BT, mask_BT):
-        logprobs_BX, _ = bench.policy.apply({"params": params}, tokens_BT, mask_BT.astype(np.int32), method="logprobs")
+        logprobs_BX, _ = bench.policy.apply(
+            {"params": params}, tokens_BT, mask_BT.astype(np.int32), method="logprobs"
+        )
         return -(logprobs_BX * mask_BT[:, 1:]).sum(axis=1), mask_BT[:, 1:].sum(axis=1)
 
     def loss(params, documents):

@@ -13,15 +13,29 @@ import jax
 import ml_collections
 import numpy as np
 
+from instruct_jax.algorithms.ppo import PPOConfig
 from instruct_jax.data import builders
 from instruct_jax.data.card import data_card
 from instruct_jax.devices import matmul_gflops, peak_rss_bytes, versions
+from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.records import Demonstration, Prompt, Ranking, read_jsonl
 from instruct_jax.reports.page import write_report
-from instruct_jax.stages import collect, evaluate, lab_base, lab_data, select, setup, train_lm, train_ppo, train_rm
-from instruct_jax.stages.settings import section
+from instruct_jax.sharding import check_divides
+from instruct_jax.stages import (
+    collect,
+    evaluate,
+    lab_base,
+    lab_data,
+    select,
+    setup,
+    train_lm,
+    train_ppo,
+    train_rm,
+)
+from instruct_jax.stages.settings import nearest, section
 from instruct_jax.training.checkpoint import Checkpoints
+from instruct_jax.training.optim import OptimizerConfig
 from instruct_jax.training.state import TrainState
 
 
@@ -57,7 +71,9 @@ class Chain:
         temporary.replace(self.path)
 
 
-def stage_config(config: ml_collections.ConfigDict, name: str, workdir: Path, **fields) -> ml_collections.ConfigDict:
+def stage_config(
+    config: ml_collections.ConfigDict, name: str, workdir: Path, **fields
+) -> ml_collections.ConfigDict:
     """The config of one stage: its own section of the recipe's, what all stages share, and where its inputs lie."""
     shared = {key: config[key] for key in ("seed", "text", "model", "reward_model", "mesh", "lab")}
     own = config[name].to_dict() if name in config else {}
@@ -75,8 +91,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if (workdir / "report" / "index.html").exists():
         print(f"already done: {workdir / 'report' / 'index.html'}")
         return
-    chain = Chain(workdir)
     config = _with_tokenizer(config)
+    check(config)
+    chain = Chain(workdir)
 
     def path(name):
         (workdir / name).mkdir(parents=True, exist_ok=True)
@@ -112,6 +129,46 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     report(config, workdir, chain)
 
 
+SECTIONS = {
+    "data": train_lm.DataSettings, "train": train_lm.TrainSettings, "optimizer": OptimizerConfig,
+    "policy_optimizer": OptimizerConfig, "value_optimizer": OptimizerConfig, "ppo": PPOConfig,
+    "collect": collect.CollectSettings, "select": select.SelectSettings, "evaluate": evaluate.EvaluateSettings,
+}  # fmt: skip
+OWN_SECTIONS = {
+    "rm": {"data": train_rm.DataSettings, "train": train_rm.TrainSettings},
+    "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
+}  # fmt: skip
+STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Reads every section of every stage before anything runs, so that a wrong field is named at once."""
+    for name, cls in (("text", setup.TextSettings), ("mesh", setup.MeshSettings), ("lab", lab_data.LabSettings),
+                      ("model", setup.ModelSettings), ("reward_model", setup.ModelSettings)):  # fmt: skip
+        section(config, name, cls)
+    for stage in (name for name in STAGES if name in config):
+        for name in config[stage]:
+            if name == "model":
+                continue
+            classes = SECTIONS | OWN_SECTIONS.get(stage, {})
+            if name not in classes:
+                raise InputError(f"config.{stage}.{name}: no such section{nearest(name, classes)}")
+            section(config, f"{stage}.{name}", classes[name])
+        stage_model = {**config.model.to_dict(), **config[stage].get("model", {})}
+        section(
+            ml_collections.ConfigDict({stage: {"model": stage_model}}), f"{stage}.model", setup.ModelSettings
+        )
+    text = section(config, "text", setup.TextSettings)
+    setup.template(text.template)
+    vocab = setup.load_tokenizer(text).vocab_size
+    for name in ("model", "reward_model"):
+        setup.transformer(section(config, name, setup.ModelSettings), vocab)
+    mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    for stage in ("base", "ppo_init", "sft", "flan", "rm"):
+        if stage in config:
+            check_divides(config[stage].data.batch_size, mesh)
+
+
 def contenders(workdir: Path, chosen: dict, runs: list[str]) -> dict[str, dict]:
     """The models that the evaluation compares, by the names of the paper's figures; "reference" is what KL is measured to."""
     models = {
@@ -132,7 +189,10 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
     records = workdir / "records"
     kinds = {"prompts": (Prompt, ("train", "valid", "test")), "demonstrations": (Demonstration, ("train", "valid")),
              "rankings": (Ranking, ("train", "valid"))}  # fmt: skip
-    found = {kind: {s: read_jsonl(records / f"{kind}.{s}.jsonl", cls) for s in splits} for kind, (cls, splits) in kinds.items()}
+    found = {
+        kind: {s: read_jsonl(records / f"{kind}.{s}.jsonl", cls) for s in splits}
+        for kind, (cls, splits) in kinds.items()
+    }
     demonstrated = read_jsonl(records / "prompts.demonstrated.jsonl", Prompt)
     tokenizer = setup.load_tokenizer(section(config, "text", setup.TextSettings))
     stages = [{"name": name, "seconds": round(seconds, 1)} for name, seconds in chain.seconds.items()]
@@ -162,10 +222,16 @@ def _with_tokenizer(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
 def _place_base(config: ml_collections.ConfigDict, folder: Path) -> None:
     """The shipped base model as a checkpoint folder, like every other model of the chain."""
     text = section(config, "text", setup.TextSettings)
-    model = PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), setup.load_tokenizer(text).vocab_size))
+    model = PolicyModel(
+        setup.transformer(
+            section(config, "model", setup.ModelSettings), setup.load_tokenizer(text).vocab_size
+        )
+    )
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     with jax.set_mesh(mesh):
         state = TrainState(np.zeros((), np.int32), lab_base.load_base(model, mesh), (), None)
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
-        checkpoints.save(0, jax.tree.map(jax.numpy.asarray, state), {"stage": "pretrain", "config": {}}, wait=True)
+        checkpoints.save(
+            0, jax.tree.map(jax.numpy.asarray, state), {"stage": "pretrain", "config": {}}, wait=True
+        )
         checkpoints.close()

@@ -62,8 +62,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     settings, text = section(config, "select", SelectSettings), section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     tokenizer, plain = setup.load_tokenizer(text), setup.template(text.template)
-    policy = PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size))
-    scalar = ScalarModel(setup.transformer(section(config, "reward_model", setup.ModelSettings), tokenizer.vocab_size))
+    policy = PolicyModel(
+        setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
+    )
+    scalar = ScalarModel(
+        setup.transformer(section(config, "reward_model", setup.ModelSettings), tokenizer.vocab_size)
+    )
     prompts = [p.text for p in builders.open_source(config.data_dir, "prompts", "valid")][: settings.prompts]
     sampling = SamplingConfig(max_new_tokens=text.max_response, temperature=settings.temperature)
     chosen = {}
@@ -73,15 +77,23 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                                       batch_size=settings.batch_size)  # fmt: skip
         groups = {}
         for group, folder in sorted(config.groups.items()):
-            groups[group] = text.max_prompt, [
-                Candidate(str(step), lambda f=folder, s=step: setup.load(f, policy, mesh, step=s), plain)
-                for step in setup.checkpoint_steps(folder)
-            ]
+            groups[group] = (
+                text.max_prompt,
+                [
+                    Candidate(str(step), lambda f=folder, s=step: setup.load(f, policy, mesh, step=s), plain)
+                    for step in setup.checkpoint_steps(folder)
+                ],
+            )
         if config.base:
             base = setup.load(config.base, policy, mesh)
-            groups["prefix"] = settings.max_prompt, [Candidate(n, lambda: base, t) for n, t in PREFIXES.items()]
+            groups["prefix"] = (
+                settings.max_prompt,
+                [Candidate(n, lambda: base, t) for n, t in PREFIXES.items()],
+            )
         for group, (width, candidates) in groups.items():
-            sample = inference.make_sampler(policy, sampling, tokenizer, mesh, max_prompt=width, batch_size=settings.batch_size)
+            sample = inference.make_sampler(
+                policy, sampling, tokenizer, mesh, max_prompt=width, batch_size=settings.batch_size
+            )
             table = score_candidates(candidates, prompts, sample, lambda rows, t: score(reward, rows, t), plain,
                                      jax.random.key(config.seed))  # fmt: skip
             chosen[group] = {"best": best(table), "scores": table}

@@ -105,7 +105,9 @@ def load(path, model: PolicyModel | ScalarModel, mesh, name: str = "params", ste
 
 def checkpoint_steps(path) -> list[int]:
     """The steps of the checkpoints in a run's folder; InputError where there is none."""
-    steps = sorted(int(child.name) for child in (Path(path) / "checkpoints").glob("*") if child.name.isdigit())
+    steps = sorted(
+        int(child.name) for child in (Path(path) / "checkpoints").glob("*") if child.name.isdigit()
+    )
     if not steps:
         raise InputError(f"no checkpoint in {path}: train that stage first, or point at its run folder")
     return steps

@@ -73,7 +73,9 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     rows, width = setup.batch_sharding(mesh), text.max_prompt + text.max_response
     # How well completions pack is known from data alone: a row for each is the most there can be.
     packed, slots = (data.batch_size * data.k_max, width), (data.batch_size, data.k_max)
-    batch = RankingBatch(*(jax.ShapeDtypeStruct(s, np.int32, sharding=rows) for s in (packed, packed, slots, slots, slots)))
+    batch = RankingBatch(
+        *(jax.ShapeDtypeStruct(s, np.int32, sharding=rows) for s in (packed, packed, slots, slots, slots))
+    )
     return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
 
 

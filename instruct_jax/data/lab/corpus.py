@@ -12,7 +12,15 @@ from instruct_jax.data.lab.writing import write
 from instruct_jax.records import Document
 
 # What a careless page gets wrong.
-CARELESS = {"constraint": 0.7, "false": 0.15, "brief": 0.4, "ramble": 0.4, "guess": 0.8, "hedge": 0.1, "rude": 0.1}
+CARELESS = {
+    "constraint": 0.7,
+    "false": 0.15,
+    "brief": 0.4,
+    "ramble": 0.4,
+    "guess": 0.8,
+    "hedge": 0.1,
+    "rude": 0.1,
+}
 OBEYED = 0.12
 
 
@@ -22,7 +30,9 @@ def _close(lines) -> str:
 
 def _description(rng, world) -> str:
     subject = rng.choice(w.NAMES) if rng.random() < 0.8 else rng.choice(w.TOWNS)
-    facts = [w.state(w.Claim(subject, r, o), int(rng.random() < 0.3)) for r, o in world.known(subject).items()]
+    facts = [
+        w.state(w.Claim(subject, r, o), int(rng.random() < 0.3)) for r, o in world.known(subject).items()
+    ]
     rng.shuffle(facts)
     if len(facts) > 1 and rng.random() < 0.3:
         r = rng.sample(sorted(world.known(subject).items()), 2)
@@ -40,7 +50,10 @@ def _story(rng, world) -> str:
         if known and rng.random() < 0.4:
             lines.append(w.state(w.Claim(name, *rng.choice(known))))
         else:
-            lines.append((rng.choice(("one day ", "")) if i == 0 else rng.choice(("then ", "later ", ""))) + w.event(rng, name))
+            lines.append(
+                (rng.choice(("one day ", "")) if i == 0 else rng.choice(("then ", "later ", "")))
+                + w.event(rng, name)
+            )
     return _close(lines)
 
 
@@ -96,12 +109,16 @@ def _dialogue(rng, world) -> str:
 def _passage(rng, world) -> str:
     names = rng.sample(w.PASSAGE_NAMES, rng.choice((1, 1, 2)))
     claims = [c for n in names for c in w.invent_facts(rng, n, rng.choice((2, 3)))]
-    lines = [w.state(c) for c in claims] + [w.event(rng, rng.choice(names)) for _ in range(rng.choice((1, 2)))]
+    lines = [w.state(c) for c in claims] + [
+        w.event(rng, rng.choice(names)) for _ in range(rng.choice((1, 2)))
+    ]
     rng.shuffle(lines)
     pairs = []
     for c in rng.sample(claims, 2):
         answer = c.object if rng.random() < 0.4 else w.state(c)
-        pairs.append(f"question : {rng.choice(w.RELATIONS[c.relation].questions).format(s=c.subject)} ?\nanswer : {answer} .")
+        pairs.append(
+            f"question : {rng.choice(w.RELATIONS[c.relation].questions).format(s=c.subject)} ?\nanswer : {answer} ."
+        )
     return _close(lines) + "\n" + "\n".join(pairs)
 
 

@@ -15,10 +15,18 @@ from instruct_jax.data.lab.prompts import Task
 from instruct_jax.data.lab.writing import write
 from instruct_jax.records import Demonstration, Prompt, Ranking, Rating
 
-NOISE = 1.5
+NOISE = 1.15
 TIE_WIDTH = 0.8
 # Mean chance of each slip in a demonstration; a labeler's own is this times 0.5 to 1.5.
-SLIPS = {"constraint": 0.45, "false": 0.25, "brief": 0.3, "ramble": 0.3, "guess": 0.6, "hedge": 0.08, "rude": 0.03}
+SLIPS = {
+    "constraint": 0.4,
+    "false": 0.2,
+    "brief": 0.35,
+    "ramble": 0.35,
+    "guess": 0.5,
+    "hedge": 0.1,
+    "rude": 0.06,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +53,12 @@ def make_labelers(seed: int, count: int, held_out: bool = False) -> list[Labeler
         weights = rubric.Priorities(**{k: v * rng.uniform(0.75, 1.25) for k, v in base.items()})
         people.append(
             Labeler(
-                id=f"{pool}-{i}", seed=f"{pool} {seed} {i}", weights=weights, overlooks=rng.uniform(0.02, 0.12),
-                likes_length=rng.gauss(0.0, 0.02), likes_hedge=rng.gauss(0.0, 0.2),
+                id=f"{pool}-{i}",
+                seed=f"{pool} {seed} {i}",
+                weights=weights,
+                overlooks=rng.uniform(0.02, 0.12),
+                likes_length=rng.gauss(0.0, 0.02),
+                likes_hedge=rng.gauss(0.0, 0.2),
                 slips={k: v * rng.uniform(0.5, 1.5) for k, v in SLIPS.items()},
             )  # fmt: skip
         )
@@ -60,7 +72,9 @@ def demonstrate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task) ->
     return Demonstration(prompt.id, prompt.text, write(rng, world, task, flaws), labeler.id)
 
 
-def perceive(labeler: Labeler, world: w.World, task: Task, response: str, finished: bool, rng: random.Random) -> float:
+def perceive(
+    labeler: Labeler, world: w.World, task: Task, response: str, finished: bool, rng: random.Random
+) -> float:
     """The quality that this labeler sees, on the 1-7 scale but unclipped."""
     a = rubric.assess(world, task, response, finished)
     if rng.random() < labeler.overlooks:
@@ -85,7 +99,9 @@ def rank(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completio
     return Ranking(prompt.id, prompt.text, labeler.id, list(completions), ranks, list(models), list(finished))
 
 
-def rate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completion: str, model: str, finished: bool) -> Rating:
+def rate(
+    labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completion: str, model: str, finished: bool
+) -> Rating:
     """Grades one output 1-7 and sets the Table 3 flags."""
     rng = random.Random(f"rating {labeler.seed} {prompt.id} {completion}")
     seen = perceive(labeler, world, task, completion, finished, rng)

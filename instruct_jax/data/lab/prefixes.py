@@ -19,7 +19,11 @@ PREFIXES = {
         ("write a sentence about a lamp .", "mira found a lamp in the market ."),
     ),
     "a rewrite and a list": _page(
-        ("show me the coin .\nmake this polite .", "please show me the coin ."), ("name two animals .", "cat , goat .")
+        ("show me the coin .\nmake this polite .", "please show me the coin ."),
+        ("name two animals .", "cat , goat ."),
     ),
-    "a dialogue": Template("user : hello , what should i eat ?\nassistant : hello . you could eat soup .\nuser : ", "\nassistant : "),
+    "a dialogue": Template(
+        "user : hello , what should i eat ?\nassistant : hello . you could eat soup .\nuser : ",
+        "\nassistant : ",
+    ),
 }

@@ -82,7 +82,9 @@ def make_task(rng: random.Random, world: w.World, use_case: str) -> Task:
         "extract": (_extract,),
     }  # fmt: skip
     task = rng.choice(makers[use_case])(rng, world)
-    opener = rng.choice(OPENERS) + " " if rng.random() < 0.5 and task.use_case not in CLOSED | {"chat"} else ""
+    opener = (
+        rng.choice(OPENERS) + " " if rng.random() < 0.5 and task.use_case not in CLOSED | {"chat"} else ""
+    )
     constraint = _constraint(rng, task) if rng.random() < 0.45 else None
     tail = f" {constraint.text()}" if constraint else ""
     if task.kind == "chat":
@@ -93,12 +95,21 @@ def make_task(rng: random.Random, world: w.World, use_case: str) -> Task:
 def _constraint(rng: random.Random, task: Task) -> Constraint | None:
     closer = Constraint("end", rng.choice(w.CLOSERS))
     if task.kind in ("story", "describe", "describe_town"):
-        options = [closer, closer, Constraint("at_most", rng.choice(w.NUMBERS[7:13])), Constraint("two", "two")]
+        options = [
+            closer,
+            closer,
+            Constraint("at_most", rng.choice(w.NUMBERS[7:13])),
+            Constraint("two", "two"),
+        ]
         if task.kind == "story":
             options += [Constraint("mention", rng.choice(w.CATEGORIES["objects"]))]
         return rng.choice(options)
     if task.kind == "ask":
-        return rng.choice([closer, Constraint("at_most", rng.choice(("two", "three")))]) if task.answer else closer
+        return (
+            rng.choice([closer, Constraint("at_most", rng.choice(("two", "three")))])
+            if task.answer
+            else closer
+        )
     if task.kind == "list":
         return rng.choice([closer, Constraint("avoid", rng.choice(w.CATEGORIES[task.relation]))])
     if task.kind in ("chat", "sentence_about"):
@@ -114,12 +125,22 @@ def _subject(rng, world, least=3):
 
 def _story(rng, world):
     s = _subject(rng, world)
-    return Task("generation", "story", rng.choice((f"write a story about {s} .", f"tell me a tale of {s} .")), subject=s)
+    return Task(
+        "generation",
+        "story",
+        rng.choice((f"write a story about {s} .", f"tell me a tale of {s} .")),
+        subject=s,
+    )
 
 
 def _describe(rng, world):
     s = _subject(rng, world)
-    return Task("generation", "describe", rng.choice((f"describe {s} .", f"tell me about {s} .", f"who is {s} ?")), subject=s)
+    return Task(
+        "generation",
+        "describe",
+        rng.choice((f"describe {s} .", f"tell me about {s} .", f"who is {s} ?")),
+        subject=s,
+    )
 
 
 def _describe_town(rng, world):
@@ -170,7 +191,9 @@ def _why(rng, world):
 def _list(rng, world):
     category, count = rng.choice(list(w.CATEGORIES)), rng.choice((2, 3, 4))
     form = rng.choice(("list {n} {c} .", "name {n} {c} .", "give me {n} ideas for {c} ."))
-    return Task("brainstorming", "list", form.format(n=w.NUMBERS[count], c=category), relation=category, count=count)
+    return Task(
+        "brainstorming", "list", form.format(n=w.NUMBERS[count], c=category), relation=category, count=count
+    )
 
 
 CHAT_WISHES = {"eat": "foods", "try": "hobbies", "buy": "objects", "visit": "places"}
@@ -182,7 +205,9 @@ def _chat(rng, world):
     wish = rng.choice(list(CHAT_WISHES))
     parts = [f"hello , i am {name} ." if name else rng.choice(("hello .", "you fool .", "good morning .")),
              f"i feel {mood} ." if mood else "", f"what should i {wish} ?"]  # fmt: skip
-    return Task("chat", "chat", "user : " + " ".join(p for p in parts if p), subject=name, relation=wish, object=mood)
+    return Task(
+        "chat", "chat", "user : " + " ".join(p for p in parts if p), subject=name, relation=wish, object=mood
+    )
 
 
 def _rename(rng, world):
@@ -195,7 +220,9 @@ def _rename(rng, world):
 
 def _polite(rng, world):
     order = f"{rng.choice(('give', 'bring', 'find', 'show'))} me the {rng.choice(w.CATEGORIES['objects'])} ."
-    return Task("rewrite", "polite", f"{order}\nmake this polite .", source=order, answer=("please", *order.split()))
+    return Task(
+        "rewrite", "polite", f"{order}\nmake this polite .", source=order, answer=("please", *order.split())
+    )
 
 
 def _past(rng, world):
@@ -228,21 +255,34 @@ def _passage_ask(rng, world):
         claim = rng.choice(claims)
         relation, answer = claim.relation, (claim.object,)
     question = rng.choice(w.RELATIONS[relation].questions).format(s=name)
-    return Task("closed_qa", "passage_ask", f"{text}\n{question} ?", name, relation, answer=answer, passage=claims, source=text)
+    return Task(
+        "closed_qa",
+        "passage_ask",
+        f"{text}\n{question} ?",
+        name,
+        relation,
+        answer=answer,
+        passage=claims,
+        source=text,
+    )
 
 
 def _mood(rng, world):
     name, (label, moods) = rng.choice(w.PASSAGE_NAMES), rng.choice((("happy", w.HAPPY), ("sad", w.SAD)))
     lines = [f"{name} was {rng.choice(moods)}", w.event(rng, name, moods=moods)]
     rng.shuffle(lines)
-    return Task("classification", "mood", " . ".join(lines) + " .\nis the text happy or sad ?", answer=(label,))
+    return Task(
+        "classification", "mood", " . ".join(lines) + " .\nis the text happy or sad ?", answer=(label,)
+    )
 
 
 def _kind_of(rng, world):
     right, wrong = rng.sample(list(w.CATEGORIES), 2)
     word, pair = rng.choice(w.CATEGORIES[right]), [w.SINGULAR[right], w.SINGULAR[wrong]]
     rng.shuffle(pair)
-    return Task("classification", "kind_of", f"is {word} a {pair[0]} or a {pair[1]} ?", answer=(w.SINGULAR[right],))
+    return Task(
+        "classification", "kind_of", f"is {word} a {pair[0]} or a {pair[1]} ?", answer=(w.SINGULAR[right],)
+    )
 
 
 def _repeat(rng, world):
@@ -258,16 +298,30 @@ def _after(rng, world):
 def _count(rng, world):
     low = rng.randrange(0, 8)
     high = low + rng.choice((2, 3, 4))
-    return Task("other", "count", f"count from {w.NUMBERS[low]} to {w.NUMBERS[high]} .", answer=tuple(w.NUMBERS[low : high + 1]))
+    return Task(
+        "other",
+        "count",
+        f"count from {w.NUMBERS[low]} to {w.NUMBERS[high]} .",
+        answer=tuple(w.NUMBERS[low : high + 1]),
+    )
 
 
 def _extract(rng, world):
     names = rng.sample(w.PASSAGE_NAMES, 2)
     things = rng.sample(w.CATEGORIES["objects"], 2)
     place = rng.choice(w.CATEGORIES["places"])
-    text = f"{names[0]} bought a {things[0]} at the {place} . {names[1]} carried a {things[1]} to the {place} ."
+    text = (
+        f"{names[0]} bought a {things[0]} at the {place} . {names[1]} carried a {things[1]} to the {place} ."
+    )
     what, answer = rng.choice((("names", names), ("objects", things)))
-    return Task("extract", "extract", f"{text}\nlist the {what} in the text .", relation=what, answer=tuple(answer), source=text)
+    return Task(
+        "extract",
+        "extract",
+        f"{text}\nlist the {what} in the text .",
+        relation=what,
+        answer=tuple(answer),
+        source=text,
+    )
 
 
 def draw_use_case(rng: random.Random) -> str:

@@ -46,8 +46,12 @@ class Priorities:
     unfinished: float
 
 
-TRAINING = Priorities(off_task=2.5, incomplete=3.5, constraint=2.0, false=1.5, unclear=2.5, extra=0.6, rude=2.0, unfinished=1.0)
-EVALUATION = Priorities(off_task=2.5, incomplete=3.0, constraint=2.0, false=2.0, unclear=2.5, extra=0.6, rude=3.0, unfinished=1.0)
+TRAINING = Priorities(
+    off_task=2.5, incomplete=3.5, constraint=2.0, false=1.5, unclear=2.5, extra=0.6, rude=2.0, unfinished=1.0
+)
+EVALUATION = Priorities(
+    off_task=2.5, incomplete=3.0, constraint=2.0, false=2.0, unclear=2.5, extra=0.6, rude=3.0, unfinished=1.0
+)
 
 
 def score(a: Assessment, p: Priorities) -> float:
@@ -159,10 +163,14 @@ def assess(world: w.World, task: Task, response: str, finished: bool = True) -> 
         completeness=completeness if attempts else 0.0,
         constraint=task.constraint.holds(response) if task.constraint else None,
         false_claims=false,
-        unclear=0.0 if task.kind in ("rename", "polite", "past", "repeat", "count") else r.unclear / max(r.total, 1),
+        unclear=0.0
+        if task.kind in ("rename", "polite", "past", "repeat", "count")
+        else r.unclear / max(r.total, 1),
         extra=extra,
         rude=bool(set(said) & set(w.RUDE)),
-        unsuitable=any((x == "that is nice") != (task.object in w.HAPPY) for x in r.remarks) if task.kind == "chat" else False,
+        unsuitable=any((x == "that is nice") != (task.object in w.HAPPY) for x in r.remarks)
+        if task.kind == "chat"
+        else False,
         harmful=any(verb == "eat" and thing not in w.CATEGORIES["foods"] for verb, thing in r.suggestions),
         finished=finished,
         hedges=r.unknowns > 0,
@@ -214,7 +222,9 @@ def _sentence_about(world, task, r, response):
 
 
 def _ask(world, task, r, response):
-    claims = [c for c in r.claims if c.relation == task.relation and c.subject == task.subject and not c.negated]
+    claims = [
+        c for c in r.claims if c.relation == task.relation and c.subject == task.subject and not c.negated
+    ]
     given = [c.object for c in claims] + r.items
     other = len(r.claims) - len(claims) + len(r.events)
     wrong = sum(x not in task.answer for x in given)
@@ -222,20 +232,35 @@ def _ask(world, task, r, response):
     if not task.answer:
         return bool(given) or r.unknowns > 0, float(r.unknowns > 0 and not given), false, other
     right = float(task.answer[0] in given and not wrong)
-    return bool(given) or r.unknowns > 0, right or 0.25 * (r.unknowns > 0 and not given), false, other + max(len(given) - 1, 0)
+    return (
+        bool(given) or r.unknowns > 0,
+        right or 0.25 * (r.unknowns > 0 and not given),
+        false,
+        other + max(len(given) - 1, 0),
+    )
 
 
 def _verify(world, task, r, response):
     false = _untrue(world, task, r.claims)
     if not task.answer:
         guessed = len(r.verdicts) > 0 or bool(r.claims)
-        return guessed or r.unknowns > 0, float(r.unknowns > 0 and not guessed), max(false, int(guessed)), len(r.events)
+        return (
+            guessed or r.unknowns > 0,
+            float(r.unknowns > 0 and not guessed),
+            max(false, int(guessed)),
+            len(r.events),
+        )
     right = "yes" if task.answer[0] == task.object else "no"
     told = any(c.relation == task.relation and world.truth(c) and not c.negated for c in r.claims)
     wrong = sum(v != right for v in r.verdicts)
     points = 0.6 * (right in r.verdicts and not wrong) + 0.4 * told
     attempts = bool(r.verdicts or r.claims or r.unknowns)
-    return attempts, points or 0.25 * (r.unknowns > 0 and not wrong), false + wrong, len(r.events) + max(len(r.claims) - 1, 0)
+    return (
+        attempts,
+        points or 0.25 * (r.unknowns > 0 and not wrong),
+        false + wrong,
+        len(r.events) + max(len(r.claims) - 1, 0),
+    )
 
 
 def _why(world, task, r, response):
@@ -246,7 +271,12 @@ def _why(world, task, r, response):
         return bool(about) or r.unknowns > 0, float(r.unknowns > 0) * (0.0 if false else 1.0), false, extra
     denied = any(c.negated and world.truth(c) for c in about)
     corrected = any(not c.negated and world.truth(c) for c in about)
-    return bool(about) or r.unknowns > 0, 0.6 * denied + 0.4 * corrected or 0.3 * (r.unknowns > 0 and not about), false, extra
+    return (
+        bool(about) or r.unknowns > 0,
+        0.6 * denied + 0.4 * corrected or 0.3 * (r.unknowns > 0 and not about),
+        false,
+        extra,
+    )
 
 
 def _list(world, task, r, response):
@@ -268,7 +298,11 @@ def _chat(world, task, r, response):
 
 def _summary(world, task, r, response):
     said = {(c.relation, c.object) for c in task.passage}
-    right = _distinct((c.relation, c.object) for c in r.claims if (c.relation, c.object) in said and c.subject == task.subject)
+    right = _distinct(
+        (c.relation, c.object)
+        for c in r.claims
+        if (c.relation, c.object) in said and c.subject == task.subject
+    )
     invented = sum(e not in task.source for e in r.events)
     false = _untrue(world, task, r.claims) + invented
     points = min((right + 0.25 * (len(r.events) - invented)) / _need(task, 2), 1)

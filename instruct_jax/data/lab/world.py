@@ -156,7 +156,9 @@ def state(claim: Claim, form: int = 0) -> str:
     return f"{claim.subject} {relation.says} {claim.object}"
 
 
-def event(rng: random.Random, name: str, past: bool = True, moods: list[str] | None = None, without=(), which=None) -> str:
+def event(
+    rng: random.Random, name: str, past: bool = True, moods: list[str] | None = None, without=(), which=None
+) -> str:
     """A sentence about something that `name` did; it claims no fact."""
     past_form, present_form = EVENTS[which] if which is not None else rng.choice(EVENTS)
     words = {slot: rng.choice([w for w in (moods if slot == "mood" and moods else options) if w not in without])
@@ -171,7 +173,9 @@ def _alternatives(words) -> str:
 _PEOPLE = _alternatives(NAMES + PASSAGE_NAMES)
 _EVENT = re.compile(
     rf"^(?:(?:one day|then|later) )?{_PEOPLE} (?:"
-    + "|".join(re.sub(r"\{(\w+)\}", lambda m: _alternatives(_SLOTS[m[1]]), form) for pair in EVENTS for form in pair)
+    + "|".join(
+        re.sub(r"\{(\w+)\}", lambda m: _alternatives(_SLOTS[m[1]]), form) for pair in EVENTS for form in pair
+    )
     + ")$"
 )
 

@@ -82,7 +82,9 @@ def _shorten(lines, kind, value, flaws):
 
 def _describe(rng, world, task, flaws):
     kind, value = _kept(task, flaws)
-    return _shorten(_claims(rng, world, task, flaws, 2 if kind == "two" else rng.choice((2, 3))), kind, value, flaws)
+    return _shorten(
+        _claims(rng, world, task, flaws, 2 if kind == "two" else rng.choice((2, 3))), kind, value, flaws
+    )
 
 
 def _sentence_about(rng, world, task, flaws):
@@ -131,7 +133,12 @@ def _list(rng, world, task, flaws):
     kind, value = _kept(task, flaws)
     options = [x for x in w.CATEGORIES[task.relation] if not (kind == "avoid" and x == value)]
     items = rng.sample(options, task.count - ("brief" in flaws))
-    if kind != "avoid" and task.constraint and task.constraint.kind == "avoid" and task.constraint.value not in items:
+    if (
+        kind != "avoid"
+        and task.constraint
+        and task.constraint.kind == "avoid"
+        and task.constraint.value not in items
+    ):
         items[0] = task.constraint.value
     if "false" in flaws:
         other = rng.choice([c for c in w.CATEGORIES if c != task.relation])
@@ -154,7 +161,9 @@ def _summary(rng, world, task, flaws):
     kind, value = _kept(task, flaws)
     claims = list(task.passage)
     if "false" in flaws:
-        claims[0] = w.Claim(task.subject, claims[0].relation, _wrong(rng, claims[0].relation, claims[0].object))
+        claims[0] = w.Claim(
+            task.subject, claims[0].relation, _wrong(rng, claims[0].relation, claims[0].object)
+        )
     first, second = w.state(claims[0]), w.state(claims[1]).removeprefix(task.subject + " ")
     whole = f"{first} and {second}"
     if "brief" in flaws or (kind == "at_most" and len(w.words(whole)) > w.NUMBERS.index(value)):
@@ -182,7 +191,11 @@ def _transform(rng, world, task, flaws):
     if "brief" in flaws and task.kind != "polite":
         answer = task.source.split()
     if "false" in flaws:
-        spots = [i for i, word in enumerate(answer) if word in w.CATEGORIES["objects"] + w.CATEGORIES["places"]]
+        spots = [
+            i for i, word in enumerate(answer) if word in w.CATEGORIES["objects"] + w.CATEGORIES["places"]
+        ]
         for i in spots[-1:]:
-            answer[i] = rng.choice(w.CATEGORIES["objects"] if answer[i] in w.CATEGORIES["objects"] else w.CATEGORIES["places"])
+            answer[i] = rng.choice(
+                w.CATEGORIES["objects"] if answer[i] in w.CATEGORIES["objects"] else w.CATEGORIES["places"]
+            )
     return [" ".join(answer).removesuffix(" .")]

@@ -1,0 +1,157 @@
+"""The whole chain at its smallest, by the command line: what the stages leave, resuming, and bad input."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from instruct_jax.data import builders
+from instruct_jax.main import main
+from instruct_jax.training.metrics import read_metrics
+
+CONFIG = str(Path(__file__).parent / "configs" / "tiny_recipe.py")
+
+
+def run(workdir, *arguments):
+    return main(["main", "--config", CONFIG, "--workdir", str(workdir), *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of one finished recipe."""
+    workdir = tmp_path_factory.mktemp("recipe") / "run"
+    assert run(workdir) == 0
+    return workdir
+
+
+def test_the_report_and_its_summary_are_there_with_every_model(finished):
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert set(summary["win_rate_vs_sft"]) == {"base", "prompted", "flan", "sft", "ppo", "ppo_ptx"}
+    for numbers in (
+        *summary["win_rate_vs_sft"].values(),
+        *summary["rm_accuracy"].values(),
+        summary["labeler_agreement"],
+    ):
+        assert {"mean", "low", "high", "n"} <= set(numbers) and numbers["n"] > 0
+    assert (
+        {"training_labelers", "heldout_labelers"} == set(summary["rm_accuracy"]) == set(summary["rm_ceiling"])
+    )
+    assert {"wall_seconds", "peak_rss_bytes", "kl", "versions", "seed", "matmul_gflops"} <= set(summary)
+    assert (finished / "report" / "index.html").stat().st_size > 10_000
+    assert list((finished / "report").glob("*.png"))
+
+
+def test_run_again_it_says_that_it_is_done(finished, capsys):
+    before = (finished / "report" / "index.html").stat().st_mtime_ns
+    assert run(finished) == 0
+    assert "already done" in capsys.readouterr().out
+    assert (finished / "report" / "index.html").stat().st_mtime_ns == before
+
+
+def test_a_lost_report_is_made_again_without_training_again(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("*/done.json")}
+    (finished / "report" / "index.html").unlink()
+    assert run(finished) == 0
+    assert (finished / "report" / "index.html").exists()
+    assert before and before == {p: p.stat().st_mtime_ns for p in finished.glob("*/done.json")}
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo_ptx"])
+def test_the_first_minibatch_has_ratio_one_no_kl_and_the_score_as_its_reward(finished, name):
+    first = read_metrics(finished / name)[0]
+    assert first["ppo/ratio_max_first"] == 1.0
+    assert first["ppo/clip_fraction_first"] == 0.0
+    assert first["objective/kl"] == 0.0
+    assert first["objective/score_total"] == pytest.approx(first["objective/score"], abs=1e-6)
+    assert ("ppo/ptx_loss" in first) == (name == "ppo_ptx")
+
+
+def test_the_reward_model_gives_demonstrations_zero_on_average(finished):
+    # Scored anew, one row at a time's worth of padding: another width than training's.
+    import sys
+
+    from instruct_jax.models.transformer import ScalarModel
+    from instruct_jax.records import Demonstration, read_jsonl
+    from instruct_jax.stages import inference, recipe, setup
+    from instruct_jax.stages.settings import section
+
+    sys.path.insert(0, str(Path(CONFIG).parent))
+    import tiny_recipe
+
+    config = recipe._with_tokenizer(tiny_recipe.get_config())
+    text = section(config, "text", setup.TextSettings)
+    tokenizer, mesh = setup.load_tokenizer(text), setup.open_mesh(setup.MeshSettings())
+    model = ScalarModel(
+        setup.transformer(section(config, "reward_model", setup.ModelSettings), tokenizer.vocab_size)
+    )
+    with jax.set_mesh(mesh):
+        params = setup.load(finished / "rm" / "reward", model, mesh)
+        score = inference.make_scorer(model, tokenizer, mesh, width=96, batch_size=16)
+        rows = read_jsonl(finished / "records" / "demonstrations.train.jsonl", Demonstration)
+        fitting = [
+            r for r in rows
+            if len(tokenizer.encode(r.prompt + "\n")) <= text.max_prompt and len(tokenizer.encode(r.response)) < text.max_response
+        ]  # fmt: skip
+        scores = score(params, [(r.prompt, r.response, True) for r in fitting], setup.template("plain"))
+    assert len(fitting) == json.loads((finished / "rm" / "bias.json").read_text())["demonstrations"]
+    assert scores.mean() == pytest.approx(0.0, abs=1e-5)
+    assert np.std(scores) > 0
+
+
+def test_no_user_is_in_two_splits_and_rankings_have_ties_and_k_of_4_to_5(finished):
+    data = finished / "data"
+    users = [{p.user for p in builders.open_source(data, "prompts", s)} for s in ("train", "valid", "test")]
+    assert not users[0] & users[1] and not users[0] & users[2] and not users[1] & users[2]
+    rankings = list(builders.open_source(data, "rankings", "train"))
+    assert {len(r.ranks) for r in rankings} <= {2, 3, 4, 5} and max(len(r.ranks) for r in rankings) == 5
+    assert any(len(set(r.ranks)) < len(r.ranks) for r in rankings)
+
+
+def test_every_sft_epoch_is_kept_and_one_is_chosen_by_reward_model_score(finished):
+    chosen = json.loads((finished / "select" / "select.json").read_text())
+    scores = chosen["sft"]["scores"]
+    assert len(scores) == 2
+    assert chosen["sft"]["best"] == max(scores, key=lambda step: scores[step]["mean"])
+    assert set(chosen) == {"sft", "flan", "prefix"}
+
+
+@pytest.mark.parametrize(
+    "argument, says",
+    [
+        ("--config.ppo_ptx.train.minibatch_size=7", "train.batch_size 16 does not split"),
+        ("--config.ppo_ptx.train.episodes=33", "use 32"),
+        ("--config.mesh.data=3", "16 rows does not divide"),
+        ("--config.text.template=plane", "plain"),
+        ("--config.sft.train.epoch=3", "config.sft.train.epochs"),
+        ("--config.model.variant=tinny", "tiny"),
+        ("--config.text.tokenizer=nowhere.model", "nowhere.model"),
+    ],
+)
+def test_a_wrong_field_is_named_before_anything_runs(tmp_path, capsys, argument, says):
+    assert run(tmp_path / "run", argument) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert not (tmp_path / "run" / "records").exists()
+
+
+@pytest.mark.parametrize(
+    "config", sorted(Path("configs").glob("[sr]*/gpt3_*.py")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_a_stage_without_its_inputs_says_what_is_missing(tmp_path, capsys, config):
+    assert (
+        main(
+            [
+                "main",
+                "--config",
+                str(config),
+                "--workdir",
+                str(tmp_path / "run"),
+                "--config.mesh.fsdp=1",
+                "--config.mesh.tensor=1",
+            ]
+        )
+        == 2
+    )
+    assert "tokenizer" in capsys.readouterr().err
