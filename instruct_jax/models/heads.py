@@ -42,8 +42,8 @@ def token_logprobs(hidden_BXD, targets_BX, tokens_VD, vocab: int, chunk: int) ->
 
 
 def scalar_values(hidden_BTD: jax.Array, head: dict) -> jax.Array:
-    """The scalar head in f32; [B, T]."""
-    return jnp.sum(hidden_BTD.astype(jnp.float32) * head["kernel"][None, None], axis=-1) + head["bias"]
+    """The scalar head on f32 states; f32[B, T]."""
+    return jnp.sum(hidden_BTD * head["kernel"][None, None], axis=-1) + head["bias"]
 
 
 def init_head(key: jax.Array, width: int) -> dict:

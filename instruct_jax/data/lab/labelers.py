@@ -15,8 +15,8 @@ from instruct_jax.data.lab.prompts import Task
 from instruct_jax.data.lab.writing import write
 from instruct_jax.records import Demonstration, Prompt, Ranking, Rating
 
-NOISE = 1.15
-TIE_WIDTH = 0.8
+NOISE = 1.35
+TIE_WIDTH = 0.9
 # Mean chance of each slip in a demonstration; a labeler's own is this times 0.5 to 1.5.
 SLIPS = {
     "constraint": 0.4,
