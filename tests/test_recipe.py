@@ -80,7 +80,7 @@ def test_the_reward_model_gives_demonstrations_zero_on_average(finished):
     sys.path.insert(0, str(Path(CONFIG).parent))
     import tiny_recipe
 
-    config = recipe._with_tokenizer(tiny_recipe.get_config())
+    config = recipe.resolve(tiny_recipe.get_config())
     text = section(config, "text", setup.TextSettings)
     tokenizer, mesh = setup.load_tokenizer(text), setup.open_mesh(setup.MeshSettings())
     model = ScalarModel(

@@ -19,7 +19,6 @@ def get_config():
             model=dict(variant="lab", context=128),
             reward_model=dict(variant="lab", context=128),
             lab=dict(
-                seed=0,
                 world_seed=0,
                 prompts=13_000,
                 users=700,

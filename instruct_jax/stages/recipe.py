@@ -91,7 +91,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if (workdir / "report" / "index.html").exists():
         print(f"already done: {workdir / 'report' / 'index.html'}")
         return
-    config = _with_tokenizer(config)
+    config = resolve(config)
     check(config)
     chain = Chain(workdir)
 
@@ -210,12 +210,12 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
     write_report(workdir / "report", data)
 
 
-def _with_tokenizer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with the shipped tokenizer where it names none."""
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the shipped tokenizer where it names none, and the lab's seed set to the run's."""
     config = config.copy_and_resolve_references()
-    if not config.text.tokenizer:
-        with config.unlocked():
-            config.text.tokenizer = str(lab_base.ASSETS / "tokenizer.model")
+    with config.unlocked():
+        config.lab.seed = config.seed
+        config.text.tokenizer = config.text.tokenizer or str(lab_base.ASSETS / "tokenizer.model")
     return config
 
 

@@ -26,7 +26,7 @@ def get_config():
             model=dict(variant="tiny", context=112),
             reward_model=dict(variant="tiny", context=112),
             lab=dict(
-                seed=0, world_seed=0, prompts=900, users=90, documents=400, valid_documents=40, labelers=3,
+                world_seed=0, prompts=900, users=90, documents=400, valid_documents=40, labelers=3,
                 heldout_labelers=2, few_shot=3, flan=60,
             ),
             base=dict(

@@ -1,0 +1,92 @@
+"""The full study on the lab: every model of the paper's Fig. 1, judged; one seed takes about a quarter of an hour on two cores.
+
+    bash launch/lab_study.sh --seed 0
+
+Adds to the quickstart plain PPO, the instruction mixture that stands for FLAN/T0, more data and longer training. The world and the
+base model are the same for every seed; users, labelers, demonstrations, sampling and training differ.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            stage="recipe",
+            name="study",
+            seed=0,
+            mesh=dict(data=1, fsdp=1, tensor=1),
+            text=dict(tokenizer="", template="plain", max_prompt=64, max_response=32),
+            model=dict(variant="lab", context=128),
+            reward_model=dict(variant="lab", context=128),
+            lab=dict(
+                world_seed=0,
+                prompts=26_000,
+                users=1_200,
+                documents=20_000,
+                valid_documents=400,
+                labelers=8,
+                heldout_labelers=5,
+                sft_share=0.35,
+                rm_share=0.5,
+                flan=2_000,
+                prefix_share=0.92,
+            ),
+            ppo_init=dict(
+                data=dict(dir="", kind="demonstrations", batch_size=30, pretraining_fraction=0.1),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=2, save_every=1_000),
+            ),
+            sft=dict(
+                model=dict(dropout=0.2),
+                data=dict(dir="", kind="demonstrations", batch_size=30),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=5, keep_epochs=True),
+            ),
+            flan=dict(
+                data=dict(dir="", kind="demonstrations", split="flan", batch_size=30),
+                optimizer=dict(learning_rate=1e-3),
+                train=dict(epochs=2, keep_epochs=True),
+            ),
+            collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
+            rm=dict(
+                data=dict(dir="", batch_size=16, k_max=9),
+                optimizer=dict(learning_rate=1e-3, eps=1e-8),
+                train=dict(epochs=1),
+            ),
+            select=dict(select=dict(prompts=192, batch_size=192, max_prompt=96)),
+            ppo=dict(
+                policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
+                value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
+                ppo=dict(kl_coef=0.02, ptx_coef=0.0),
+                train=dict(
+                    episodes=12_288,
+                    batch_size=256,
+                    minibatch_size=64,
+                    ptx_ratio=1,
+                    ptx_length=96,
+                    save_every=8,
+                    keep=10,
+                    ema_decay=0.95,
+                ),
+            ),
+            ppo_ptx=dict(
+                policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
+                value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
+                ppo=dict(kl_coef=0.02, ptx_coef=0.5),
+                train=dict(
+                    episodes=12_288,
+                    batch_size=256,
+                    minibatch_size=64,
+                    ptx_ratio=1,
+                    ptx_length=96,
+                    save_every=8,
+                    keep=10,
+                    ema_decay=0.95,
+                ),
+            ),
+            evaluate=dict(
+                evaluate=dict(prompts=1_000, batch_size=200, curve_prompts=200, task_items=300, max_prompt=96)
+            ),
+        )
+    ).lock()

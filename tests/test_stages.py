@@ -1,0 +1,185 @@
+"""The train steps as the stages compile them: paper-value shapes, one compile, and a mesh that changes nothing."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from instruct_jax.batches import PromptBatch, RankingBatch, TokenBatch
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.sharding import place
+from instruct_jax.stages import setup, train_lm, train_ppo, train_rm
+from instruct_jax.training.state import init_state
+
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+
+
+def load_config(path):
+    spec = importlib.util.spec_from_file_location("a_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def count(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+PARAMETERS = {"1p3b": 1.3e9, "6b": 6.6e9, "175b": 174.6e9}
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_the_paper_value_configs_have_the_papers_shapes(stage, size):
+    config = load_config(ROOT / "configs" / stage / f"gpt3_{size}.py")
+    module = {"sft": train_lm, "rm": train_rm, "ppo": train_ppo}[stage]
+    mesh = setup.open_mesh(setup.MeshSettings())
+    with jax.set_mesh(mesh):
+        programs = module.programs(config, mesh)
+        for name, (jitted, arguments) in programs.items():
+            out = jax.eval_shape(jitted, *arguments)
+            if name != "rollout":
+                same = jax.tree.map(
+                    lambda a, b: a.shape == b.shape and a.dtype == b.dtype, arguments[0], out[0]
+                )
+                assert all(jax.tree.leaves(same))
+    state = programs["update" if stage == "ppo" else "train_step"][1][0]
+    policy = state.policy if stage == "ppo" else state
+    assert count(policy.params) == pytest.approx(PARAMETERS[size], rel=0.02)
+    if stage == "ppo":
+        assert count(state.value.params) == pytest.approx(PARAMETERS["6b"], rel=0.02)
+        ptx = programs["update"][1][2]
+        assert ptx.tokens_BT.shape == (512 * 8, 2048)
+        assert config.train.episodes // config.train.batch_size == 500
+
+
+SMALL = dict(
+    seed=0,
+    text=dict(tokenizer="", template="plain", max_prompt=12, max_response=8),
+    model=dict(variant="tiny", context=32, vocab=128),
+    reward_model=dict(variant="tiny", context=32, vocab=128),
+)
+# An epsilon far above the gradients' rounding, so that Adam does not blow rounding up to whole steps.
+ADAM = dict(learning_rate=1e-2, eps=1e-2)
+
+
+def tokens(*shape):
+    return RNG.integers(3, 128, shape).astype(np.int32)
+
+
+def lm_case():
+    config = ConfigDict(SMALL | dict(data=dict(dir="", kind="documents", batch_size=8), optimizer=ADAM))
+    segments = np.ones((8, 20), np.int32)
+    segments[:, 15:] = 0
+    return train_lm, config, [TokenBatch(tokens(8, 20), segments, segments > 0) for _ in range(3)]
+
+
+def rm_case():
+    config = ConfigDict(
+        SMALL | dict(data=dict(dir="", batch_size=8, k_max=2), optimizer=ADAM, train=dict(epochs=1))
+    )
+    segments = np.repeat([[1] * 8 + [2] * 8 + [0] * 4], 16, 0).astype(np.int32)
+    rows, columns = np.arange(16).reshape(8, 2).astype(np.int32), np.full((8, 2), 15, np.int32)
+    ranks = RNG.integers(1, 3, (8, 2)).astype(np.int32)
+    ranks[0] = 1, 2
+    return train_rm, config, [RankingBatch(tokens(16, 20), segments, rows, columns, ranks) for _ in range(3)]
+
+
+def ppo_config():
+    optimizer = ADAM | dict(schedule="constant", warmup_steps=2)
+    train = dict(episodes=48, batch_size=16, minibatch_size=8, ptx_ratio=1, ptx_length=20, ema_decay=0.9)
+    return ConfigDict(
+        SMALL
+        | dict(policy_optimizer=optimizer, value_optimizer=optimizer, ppo=dict(ptx_coef=1.0), train=train)
+    )
+
+
+def state_of(module, config, mesh):
+    """A train state like the stage's own, placed on the mesh, the same for every mesh."""
+    abstract = module.programs(config, mesh)["train_step"][1][0]
+    model = (PolicyModel if module is train_lm else ScalarModel)(
+        setup.transformer(setup.ModelSettings(**config.model.to_dict()))
+    )
+    params = setup.init_params(model, jax.random.key(1))
+    tx = setup_tx(config)
+    return place(init_state(params, tx), setup.param_shardings(abstract, mesh))
+
+
+def setup_tx(config):
+    from instruct_jax.training.optim import OptimizerConfig, make_optimizer
+
+    return make_optimizer(OptimizerConfig(**config.optimizer.to_dict()), 1000)
+
+
+def same_up_to_rounding(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=2e-4)
+
+
+@pytest.mark.parametrize("case", [lm_case, rm_case])
+def test_a_step_on_eight_devices_is_the_step_on_one_and_compiles_once(case):
+    module, config, batches = case()
+    results = []
+    for sizes in (setup.MeshSettings(), setup.MeshSettings(data=2, fsdp=2, tensor=2)):
+        mesh = setup.open_mesh(sizes)
+        with jax.set_mesh(mesh):
+            step = module.programs(config, mesh)["train_step"][0]
+            state = state_of(module, config, mesh)
+            before = jax.tree.map(np.asarray, state.params)
+            for i, batch in enumerate(batches):
+                state, metrics = step(state, setup.put(batch, mesh), jax.random.key(i))
+            assert step._cache_size() == 1
+            moved = max(
+                float(abs(np.asarray(x) - y).max())
+                for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(before))
+            )
+            assert moved > 1e-3
+            results.append(jax.tree.map(np.asarray, (state.params, metrics)))
+    same_up_to_rounding(*results)
+
+
+def test_a_ppo_iteration_on_eight_devices_is_the_one_on_one_and_compiles_once():
+    config = ppo_config()
+    results = []
+    for sizes in (setup.MeshSettings(), setup.MeshSettings(data=2, fsdp=2, tensor=2)):
+        mesh = setup.open_mesh(sizes)
+        p = train_ppo.build(config, None, eos_id=2, pad_id=0)
+        with jax.set_mesh(mesh):
+            policy, scalar = (
+                setup.init_params(m, jax.random.key(i)) for i, m in enumerate((p.policy, p.scalar))
+            )
+            policy, scalar = (place(x, setup.param_shardings(x, mesh)) for x in (policy, scalar))
+            reference = jax.tree.map(lambda x: x + 0.01, policy)
+            state = train_ppo.PPOState(
+                setup.state_from(jax.tree.map(jax.numpy.copy, policy), p.policy_tx, mesh, ema=True),
+                setup.state_from(jax.tree.map(jax.numpy.copy, scalar), p.value_tx, mesh),
+                jax.numpy.float32(0.02),
+            )
+            iteration, rollout_fn, update_fn = train_ppo.make_iteration(
+                p, reference, scalar, mesh, train_ppo.abstract_state(p, mesh)
+            )
+            rng = np.random.default_rng(1)
+            for i in range(2):
+                drawn = rng.integers(3, 128, (16, 12)).astype(np.int32)
+                prompts = PromptBatch(drawn, np.ones((16, 12), bool), np.arange(16, dtype=np.int32))
+                rows = np.ones((16, 20), np.int32)
+                ptx = TokenBatch(rng.integers(3, 128, (16, 20)).astype(np.int32), rows, rows > 0)
+                batch = setup.put(train_ppo.IterationBatch(prompts, ptx), mesh)
+                state, metrics = iteration(state, batch, jax.random.key(i))
+            assert rollout_fn._cache_size() == update_fn._cache_size() == 1
+            results.append(
+                jax.tree.map(np.asarray, (state.policy.params, state.policy.ema, state.value.params))
+            )
+    same_up_to_rounding(*results)
+
+
+def test_programs_are_the_ones_that_the_stage_runs_and_none_reads_data():
+    mesh = setup.open_mesh(setup.MeshSettings())
+    with jax.set_mesh(mesh):
+        assert set(train_ppo.programs(ppo_config(), mesh)) == {"rollout", "update"}
+    assert "tensorflow" not in sys.modules
