@@ -4,6 +4,7 @@
 #   VENV             the virtual environment (default: .venv)
 #   JAX_PLATFORMS    cpu, unless the TPU or CUDA extra is installed: then JAX chooses
 #   GLIBC_TUNABLES   huge pages for malloc, on Linux CPUs: large buffers fault in far faster. Read before a process starts
+#   XLA_FLAGS        on a CPU of two or more cores, two devices: XLA runs much of a small model on one core a device
 VENV="${VENV:-.venv}"
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 
@@ -15,4 +16,8 @@ fi
 
 if [[ "${JAX_PLATFORMS:-}" == cpu && "$(uname -s)" == Linux && "${GLIBC_TUNABLES:-}" != *glibc.malloc.hugetlb* ]]; then
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1"
+fi
+
+if [[ "${JAX_PLATFORMS:-}" == cpu && "$(getconf _NPROCESSORS_ONLN)" -ge 2 && "${XLA_FLAGS:-}" != *host_platform_device_count* ]]; then
+  export XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=2"
 fi

@@ -1,10 +1,11 @@
 """Eight pretended CPU devices, a compile cache, and the tiny models that many tests share."""
 
 import os
+import re
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+_other_flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+os.environ["XLA_FLAGS"] = f"{_other_flags} --xla_force_host_platform_device_count=8"
 
 from pathlib import Path
 

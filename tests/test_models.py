@@ -213,7 +213,21 @@ def test_dropout_acts_only_when_not_deterministic(tiny_model, tiny_params):
     assert not np.allclose(one, other) and not np.allclose(one, calm)
 
 
-def test_dropout_keeps_the_mean_and_drops_each_residual_branch_alone():
+def test_dropout_touches_only_what_the_layers_add_to_the_residual(tiny_model, tiny_params):
+    model = PolicyModel(dataclasses.replace(tiny_model.config, dropout=0.5))
+    nothing = jax.tree.map(jnp.zeros_like, {name: tiny_params["layers"][name] for name in ("out", "down")})
+    params = {**tiny_params, "layers": {**tiny_params["layers"], **nothing}}
+    tokens, segments = text(), np.ones((B, T), np.int32)
+    dropped, plain = jax.jit(
+        lambda key: tuple(
+            model.apply({"params": params}, tokens, segments, deterministic=still, rngs={"dropout": key})[0]
+            for still in (False, True)
+        )
+    )(jax.random.key(0))
+    np.testing.assert_allclose(dropped, plain, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean():
     from instruct_jax.models.transformer import _dropout
 
     kept = np.asarray(_dropout(jnp.full((400, 100), 2.0), 0.2, jax.random.key(0)))

@@ -15,10 +15,10 @@ def get_config():
             stage="recipe",
             name="study",
             seed=0,
-            mesh=dict(data=1, fsdp=1, tensor=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1),
             text=dict(tokenizer="", template="plain", max_prompt=64, max_response=32),
-            model=dict(variant="lab", context=128),
-            reward_model=dict(variant="lab", context=128),
+            model=dict(variant="lab", context=128, logit_chunk=8192),
+            reward_model=dict(variant="lab", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
                 prompts=26_000,
@@ -33,18 +33,18 @@ def get_config():
                 prefix_share=0.92,
             ),
             ppo_init=dict(
-                data=dict(dir="", kind="demonstrations", batch_size=30, pretraining_fraction=0.1),
+                data=dict(dir="", kind="demonstrations", batch_size=40, pretraining_fraction=0.1),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=2, save_every=1_000),
             ),
             sft=dict(
                 model=dict(dropout=0.2),
-                data=dict(dir="", kind="demonstrations", batch_size=30),
+                data=dict(dir="", kind="demonstrations", batch_size=40),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=5, keep_epochs=True),
             ),
             flan=dict(
-                data=dict(dir="", kind="demonstrations", split="flan", batch_size=30),
+                data=dict(dir="", kind="demonstrations", split="flan", batch_size=40),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=2, keep_epochs=True),
             ),
@@ -58,7 +58,7 @@ def get_config():
             ppo=dict(
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
                 value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
-                ppo=dict(kl_coef=0.02, ptx_coef=0.0),
+                ppo=dict(kl_coef=0.1, ptx_coef=0.0),
                 train=dict(
                     episodes=12_288,
                     batch_size=256,
@@ -73,7 +73,7 @@ def get_config():
             ppo_ptx=dict(
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
                 value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
-                ppo=dict(kl_coef=0.02, ptx_coef=0.5),
+                ppo=dict(kl_coef=0.1, ptx_coef=0.5),
                 train=dict(
                     episodes=12_288,
                     batch_size=256,

@@ -6,6 +6,7 @@ The only stage that can reach the gold judge.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from instruct_jax.records import Ranking, read_jsonl
 from instruct_jax.stages import inference, lab_tasks, setup
 from instruct_jax.stages.lab_data import Lab, LabSettings, make_lab
 from instruct_jax.stages.settings import section
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,16 @@ class Bench:
             )
         return self._samplers[asked]
 
+    def answerable(self, contender: Contender, prompts: Sequence) -> list:
+        """The prompts that fit the model's context behind the contender's prefix; the others are dropped and logged."""
+        if not contender.prefix:
+            return list(prompts)
+        texts, shots = [p.text for p in prompts], PREFIXES[contender.prefix]
+        fits = inference.fitting(texts, shots, self.tokenizer, self.settings.max_prompt)
+        if not all(fits):
+            _log.warning("%d of %d prompts do not fit behind the prefix", fits.count(False), len(fits))
+        return [p for p, fit in zip(prompts, fits, strict=True) if fit]
+
     def respond(
         self, contender: Contender, params, prompts: Sequence[str], salt: int
     ) -> list[inference.Sampled]:
@@ -135,8 +148,9 @@ def judge_models(
         if name == "reference":
             continue
         params = bench.load(contender)
-        sampled = bench.respond(contender, params, texts, i)
-        judged += judge(bench, name, prompts, sampled, reward)
+        own = bench.answerable(contender, prompts)
+        sampled = bench.respond(contender, params, [p.text for p in own], i)
+        judged += judge(bench, name, own, sampled, reward)
         if name == "sft":
             judged += judge(
                 bench, "sft_again", prompts, bench.respond(contender, params, texts, 1000), reward

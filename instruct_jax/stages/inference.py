@@ -26,6 +26,11 @@ class Sampled:
     ids: list[int]
 
 
+def fitting(prompts: Sequence[str], template: Template, tokenizer: Tokenizer, max_prompt: int) -> list[bool]:
+    """Which prompts, rendered, have at most `max_prompt` tokens: the others are dropped and counted, never cut (paper 1.2)."""
+    return [len(ids) <= max_prompt for ids in tokenizer.encode_batch([template.render(p) for p in prompts])]
+
+
 def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokenizer, mesh, *, max_prompt: int,
                  batch_size: int) -> Callable:  # fmt: skip
     """sample(params, prompts, template, key) → [Sampled]; prompts of any number, in batches of one shape.

@@ -68,7 +68,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     scalar = ScalarModel(
         setup.transformer(section(config, "reward_model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    prompts = [p.text for p in builders.open_source(config.data_dir, "prompts", "valid")][: settings.prompts]
+    prompts = [p.text for p in builders.open_source(config.data_dir, "prompts", "valid")]
+    for shots in PREFIXES.values() if config.base else ():
+        fits = inference.fitting(prompts, shots, tokenizer, settings.max_prompt)
+        prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
+    prompts = prompts[: settings.prompts]
     sampling = SamplingConfig(max_new_tokens=text.max_response, temperature=settings.temperature)
     chosen = {}
     with jax.set_mesh(mesh):

@@ -19,7 +19,7 @@ from instruct_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
-    """Devices along each axis; their product is how many devices are used."""
+    """Devices along each axis; their product is how many devices are used. `data` -1: as many as there are."""
 
     data: int = 1
     fsdp: int = 1
@@ -51,13 +51,15 @@ class TextSettings:
 
 def open_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
     """The mesh over the first devices; InputError where there are too few."""
-    needed, there = settings.data * settings.fsdp * settings.tensor, jax.devices()
+    there, inner = jax.devices(), settings.fsdp * settings.tensor
+    data = settings.data if settings.data != -1 else max(len(there) // inner, 1)
+    needed = data * inner
     if needed > len(there):
         raise InputError(
-            f"mesh {settings.data} x {settings.fsdp} x {settings.tensor} needs {needed} devices, here are {len(there)}: "
+            f"mesh {data} x {settings.fsdp} x {settings.tensor} needs {needed} devices, here are {len(there)}: "
             "lower mesh.data, mesh.fsdp or mesh.tensor"
         )
-    return make_mesh(settings.data, settings.fsdp, settings.tensor, devices=there[:needed])
+    return make_mesh(data, settings.fsdp, settings.tensor, devices=there[:needed])
 
 
 def transformer(settings: ModelSettings, vocab: int | None = None) -> TransformerConfig:

@@ -137,7 +137,10 @@ def make_update(p: Pieces):
         minibatches = jax.tree.map(lambda *x: jnp.concatenate(x), *epochs)
         steps = train.minibatches * train.inner_epochs
         if pretraining is not None:
-            pretraining = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), pretraining)
+            # Step i takes rows i, i + steps, ...: a batch sharded by rows stays so.
+            pretraining = jax.tree.map(
+                lambda x: x.reshape(-1, steps, *x.shape[1:]).swapaxes(0, 1), pretraining
+            )
         state, metrics = jax.lax.scan(minibatch_step, state, (minibatches, pretraining))
         first = {f"{k}_first": metrics[k][0] for k in ("ppo/ratio_max", "ppo/clip_fraction")}
         return state, {**jax.tree.map(lambda x: x.mean(0), metrics), **first}

@@ -164,8 +164,8 @@ def _help_page(rng, world) -> str:
 
 
 PAGES = {
-    _description: 18, _story: 11, _lists: 6, _questions: 12, _quiz: 3, _dialogue: 6, _passage: 20, _retelling: 11, _forum: 8,
-    _help_page: 5,
+    _description: 15, _story: 9, _lists: 6, _questions: 9, _quiz: 3, _dialogue: 5, _passage: 34, _retelling: 12, _forum: 8,
+    _help_page: 3,
 }  # fmt: skip
 
 
