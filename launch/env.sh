@@ -18,6 +18,6 @@ if [[ "${JAX_PLATFORMS:-}" == cpu && "$(uname -s)" == Linux && "${GLIBC_TUNABLES
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1"
 fi
 
-if [[ "${JAX_PLATFORMS:-}" == cpu && "$(getconf _NPROCESSORS_ONLN)" -ge 2 && "${XLA_FLAGS:-}" != *host_platform_device_count* ]]; then
+if [[ "${JAX_PLATFORMS:-}" == cpu && "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" -ge 2 && "${XLA_FLAGS:-}" != *host_platform_device_count* ]]; then
   export XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=2"
 fi

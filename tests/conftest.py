@@ -4,8 +4,10 @@ import os
 import re
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_other_flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = f"{_other_flags} --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    + " --xla_force_host_platform_device_count=8"
+)
 
 from pathlib import Path
 

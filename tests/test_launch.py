@@ -145,6 +145,17 @@ def test_env_leaves_the_platform_to_jax_where_an_accelerator_extra_is_installed(
     assert run(repo, SHOW)[1].split() == ["none", "none", ".venv"]
 
 
+@pytest.mark.parametrize("cores, devices", [(1, "none"), (2, "2"), (64, "2")])
+def test_env_makes_two_cpu_devices_where_there_are_two_cores_and_keeps_what_is_set(repo, cores, devices):
+    (repo / "bin").mkdir(exist_ok=True)
+    (repo / "bin/getconf").write_text(f"#!/bin/sh\necho {cores}\n")
+    (repo / "bin/getconf").chmod(0o755)
+    show = 'PATH="$PWD/bin:$PATH"; source launch/env.sh; echo "${XLA_FLAGS:-none}"'
+    flag = "--xla_force_host_platform_device_count"
+    assert run(repo, show)[1].strip() == (devices if devices == "none" else f"{flag}={devices}")
+    assert run(repo, show, XLA_FLAGS=f"{flag}=8")[1].strip() == f"{flag}=8"
+
+
 # --- quickstart.sh and lab_study.sh
 
 
