@@ -223,3 +223,17 @@ def test_task_rows_that_do_not_fit_are_named():
         tasks.task_scores([TaskRow("sft", "text", "d1", 1.0, "loss", tokens=0)])
     with pytest.raises(InputError, match="'text' is scored by 'loss' and by 'F1'"):
         tasks.task_scores([TaskRow("a", "text", "d1", 1.0, "loss"), TaskRow("b", "text", "d1", 1.0, "F1")])
+
+
+def test_multiple_choice_takes_the_highest_mean_log_probability():
+    assert tasks.choose([-2.0, -0.5, -1.0]) == 1
+
+
+def test_two_equally_probable_completions_have_one_bit_of_entropy():
+    assert tasks.entropy_bits([-7.0, -7.0]) == pytest.approx(1.0)
+    assert tasks.entropy_bits([-1.0] * 8) == pytest.approx(3.0)
+    assert tasks.entropy_bits([0.0, -1000.0]) == pytest.approx(0.0, abs=1e-9)
+    # The whole text's probability counts: ln 3 more is three times as probable.
+    assert tasks.entropy_bits([0.0, -math.log(3)]) == pytest.approx(
+        -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
+    )

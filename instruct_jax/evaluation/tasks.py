@@ -59,6 +59,19 @@ def _f1(prediction: list[str], reference: list[str]) -> float:
     return 2 * shared / (len(prediction) + len(reference))
 
 
+def choose(mean_logprobs: Sequence[float]) -> int:
+    """The choice of a multiple-choice item: the highest mean log-probability per token (paper 7.2, whose "lowest" is a slip)."""
+    return int(np.argmax(mean_logprobs))
+
+
+def entropy_bits(total_logprobs: Sequence[float]) -> float:
+    """Entropy in bits over completions, each as probable as its whole text (a sum, not a mean, of log-probs; paper 7.3)."""
+    logits = np.asarray(total_logprobs, np.float64)
+    probs = np.exp(logits - logits.max())
+    probs /= probs.sum()
+    return float(-(probs * np.log2(np.maximum(probs, 1e-300))).sum())
+
+
 def task_scores(rows: Iterable[TaskRow]) -> dict[str, dict[str, dict]]:
     """Mean score of every model on every task, items weighted by their tokens: loss per token comes out as
     sum over sum.

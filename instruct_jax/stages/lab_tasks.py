@@ -1,7 +1,7 @@
 """Home of the lab's pretraining tasks: what the base model could do before fine-tuning, and what is left of it (paper Fig. 28).
 
-Recall of facts by completing a sentence, question pages, reading a passage, and loss on held-out documents; greedy decoding, as in
-the paper's automatic evaluations (7.2).
+Recall of facts by completing a sentence, the same as a choice of four, question pages, reading a passage, and loss on held-out
+documents; greedy decoding and highest mean log-probability, as in the paper's automatic evaluations (7.2).
 """
 
 import random
@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from instruct_jax.data.lab import world as w
-from instruct_jax.evaluation.tasks import TaskRow, task_scores
-from instruct_jax.stages.inference import right_padded
+from instruct_jax.evaluation.tasks import TaskRow, choose, entropy_bits, task_scores
+from instruct_jax.stages.inference import Sampled, right_padded
 from instruct_jax.stages.setup import put
 from instruct_jax.text.templates import Template
 
@@ -56,6 +56,7 @@ def evaluate(bench, contenders: dict, documents: list[str]) -> dict:
             answers = sample(params, prompts, Template("", ""), jax.random.key(0))
             for i, (answer, (_, _, right)) in enumerate(zip(answers, asked, strict=True)):
                 rows.append(TaskRow(model, task, f"{task}-{i}", _right(answer.text, right), "accuracy"))
+        rows += _choices(bench, model, params)
         for i, (nats, tokens) in enumerate(loss(params, documents[: bench.settings.task_items])):
             rows.append(
                 TaskRow(
@@ -69,6 +70,26 @@ def evaluate(bench, contenders: dict, documents: list[str]) -> dict:
                 )
             )
     return task_scores(rows)
+
+
+def _choices(bench, model: str, params) -> list[TaskRow]:
+    """Four objects to complete a fact with: is the right one the likeliest, and how sure is the model?"""
+    rng = random.Random("choices")
+    asked = items(bench.lab.world, bench.settings.task_items)["recall"]
+    options = []
+    for _, prompt, right in asked:
+        kin = next(r.objects for r in w.RELATIONS.values() if right in r.objects and r.says in prompt)
+        options.append([right, *rng.sample([o for o in kin if o != right], 3)])
+    prompts = [prompt for (_, prompt, _), four in zip(asked, options, strict=True) for _ in four]
+    ids = bench.tokenizer.encode_batch([f"{option} ." for four in options for option in four])
+    sampled = [Sampled("", True, row) for row in ids]
+    totals = bench.logprobs(params, prompts, sampled, AS_IS, 1.0).reshape(-1, 4)
+    means = totals / np.array([len(row) for row in ids]).reshape(-1, 4)
+    rows = []
+    for i, (total, mean) in enumerate(zip(totals, means, strict=True)):
+        rows.append(TaskRow(model, "choice", f"choice-{i}", float(choose(mean) == 0), "accuracy"))
+        rows.append(TaskRow(model, "choice entropy", f"choice-{i}", entropy_bits(total), "bits", 1, False))
+    return rows
 
 
 def _right(answer: str, right: str) -> float:
