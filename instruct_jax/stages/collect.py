@@ -11,7 +11,7 @@ import ml_collections
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.data.lab import labelers
 from instruct_jax.models.transformer import PolicyModel
-from instruct_jax.records import Generation, Prompt, Ranking, write_jsonl
+from instruct_jax.records import Generation, Prompt, Ranking, Rating, write_jsonl
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.lab_data import LabSettings, make_lab
 from instruct_jax.stages.settings import section
@@ -85,6 +85,23 @@ def lab_ranker(
     return rank
 
 
+def rate_first(lab, prompts: list[Prompt], generations: list[Generation]) -> list[Rating]:
+    """The first completion of every prompt, graded 1-7 with the Table 3 flags by one labeler."""
+    rows = zip(prompts, generations, strict=True)
+    return [
+        labelers.rate(
+            lab.labelers[i % len(lab.labelers)],
+            lab.world,
+            p,
+            lab.tasks[p.id],
+            g.completions[0],
+            g.model,
+            g.finished[0],
+        )
+        for i, (p, g) in enumerate(rows)
+    ]
+
+
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Samples from the policies in config.policies (name → checkpoint) and writes train and validation rankings to config.records_dir."""
     settings, text = section(config, "collect", CollectSettings), section(config, "text", setup.TextSettings)
@@ -114,6 +131,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 pools["valid_second"] = lab.labelers[1:] + lab.labelers[:1]
                 pools["valid_heldout"] = lab.heldout_labelers
                 pools["valid_heldout_second"] = lab.heldout_labelers[1:] + lab.heldout_labelers[:1]
+                write_jsonl(records / "ratings.valid.jsonl", rate_first(lab, prompts, generations))
             for pool, people in pools.items():
                 write_jsonl(
                     records / f"rankings.{pool}.jsonl",

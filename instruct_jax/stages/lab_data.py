@@ -131,19 +131,13 @@ def _few_shot(lab: Lab, settings: LabSettings) -> list[Demonstration]:
     rows = []
     for i in range(settings.few_shot):
         rng = random.Random(f"few-shot {settings.seed} {i}")
-        kind = rng.choice(FEW_SHOT_KINDS)
-        pairs = []
+        kind, labeler, pairs = rng.choice(FEW_SHOT_KINDS), lab.labelers[i % len(lab.labelers)], {}
         while len(pairs) < 3:
             task = make_task(rng, lab.world, rng.choice(("brainstorming", "classification", "other")))
             if task.kind == kind and task.constraint is None:
-                pairs.append((task.text, write(rng, lab.world, task)))
-        labeler = lab.labelers[i % len(lab.labelers)].id
-        try:
-            rows += expand_few_shot(f"few-shot-{settings.seed}-{i}", "answer the last one .", pairs, labeler)[
-                0
-            ]
-        except ValueError:
-            continue
+                pairs[task.text] = write(rng, lab.world, task, labelers.draw_slips(labeler, rng))
+        name = f"few-shot-{settings.seed}-{i}"
+        rows += expand_few_shot(name, "answer the last one .", list(pairs.items()), labeler.id)[0]
     return rows
 
 

@@ -19,7 +19,7 @@ from instruct_jax.data.card import data_card
 from instruct_jax.devices import matmul_gflops, peak_rss_bytes, versions
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
-from instruct_jax.records import Demonstration, Prompt, Ranking, read_jsonl
+from instruct_jax.records import Demonstration, Prompt, Ranking, Rating, read_jsonl
 from instruct_jax.reports.page import write_report
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import (
@@ -184,11 +184,10 @@ def contenders(workdir: Path, chosen: dict, runs: list[str]) -> dict[str, dict]:
 
 def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> None:
     """Writes the report from what the stages left; the page last, so that its presence means that all is done."""
-    evaluation = json.loads((workdir / "evaluation.json").read_text()) if (workdir / "evaluation.json").exists() else json.loads(
-        (workdir / "evaluate" / "evaluation.json").read_text())  # fmt: skip
+    evaluation = json.loads((workdir / "evaluate" / "evaluation.json").read_text())
     records = workdir / "records"
     kinds = {"prompts": (Prompt, ("train", "valid", "test")), "demonstrations": (Demonstration, ("train", "valid")),
-             "rankings": (Ranking, ("train", "valid"))}  # fmt: skip
+             "rankings": (Ranking, ("train", "valid")), "ratings": (Rating, ("valid",))}  # fmt: skip
     found = {
         kind: {s: read_jsonl(records / f"{kind}.{s}.jsonl", cls) for s in splits}
         for kind, (cls, splits) in kinds.items()

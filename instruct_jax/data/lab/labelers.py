@@ -65,11 +65,17 @@ def make_labelers(seed: int, count: int, held_out: bool = False) -> list[Labeler
     return people
 
 
+def draw_slips(labeler: Labeler, rng: random.Random) -> frozenset[str]:
+    """The slips of one text by this labeler (see lab/writing)."""
+    return frozenset(flaw for flaw, chance in labeler.slips.items() if rng.random() < chance)
+
+
 def demonstrate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task) -> Demonstration:
     """What this labeler writes in answer to the prompt, slips and all."""
     rng = random.Random(f"demonstration {labeler.seed} {prompt.id}")
-    flaws = frozenset(flaw for flaw, chance in labeler.slips.items() if rng.random() < chance)
-    return Demonstration(prompt.id, prompt.text, write(rng, world, task, flaws), labeler.id)
+    return Demonstration(
+        prompt.id, prompt.text, write(rng, world, task, draw_slips(labeler, rng)), labeler.id
+    )
 
 
 def perceive(
