@@ -20,8 +20,8 @@ def get_config():
             reward_model=dict(variant="lab", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
-                prompts=13_000,
-                users=700,
+                prompts=15_000,
+                users=800,
                 documents=20_000,
                 valid_documents=400,
                 labelers=8,
