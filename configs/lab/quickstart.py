@@ -1,7 +1,8 @@
-"""The whole recipe on the lab in about five minutes on two cores: base, prompted, SFT and PPO-ptx, judged.
+"""The whole recipe on the lab in a few minutes on two cores: base, prompted, SFT and PPO-ptx, judged.
 
     python -m instruct_jax.main --config configs/lab/quickstart.py --workdir runs/quickstart
 
+Measured expectation (README, "What has run"): PPO-ptx preferred to SFT in 63 % of prompts, 7 min 20 s with a cold compile cache.
 The study (configs/lab/study.py) adds PPO without ptx and the FLAN-style baseline, more data and longer training.
 """
 

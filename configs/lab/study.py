@@ -1,4 +1,4 @@
-"""The full study on the lab: every model of the paper's Fig. 1, judged; one seed takes about a quarter of an hour on two cores.
+"""The full study on the lab: every model of the paper's Fig. 1, judged. Not timed yet.
 
     bash launch/lab_study.sh --seed 0
 
