@@ -14,7 +14,7 @@ from instruct_jax.sharding import batch_sharding, make_mesh, param_shardings, pl
 from instruct_jax.text.templates import TEMPLATES, Template
 from instruct_jax.text.tokenizer import Tokenizer
 from instruct_jax.training.checkpoint import load_params
-from instruct_jax.training.state import TrainState
+from instruct_jax.training.state import TrainState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,23 +123,20 @@ def as_scalar(policy_params, key):
     return {**policy_params, "head": init_head(key, width)}
 
 
-def fresh_state(make_params, tx, mesh, ema: bool = False) -> TrainState:
+def fresh_state(make_params, tx, mesh) -> TrainState:
     """A train state made on the mesh from `make_params()`, without ever lying whole on one device."""
 
     def make():
-        params = make_params()
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params if ema else None)
+        return init_state(make_params(), tx)
 
     return jax.jit(make, out_shardings=param_shardings(jax.eval_shape(make), mesh))()
 
 
 def state_from(params, tx, mesh, ema: bool = False) -> TrainState:
-    """A train state around parameters that lie on the mesh already; the parameters stay valid."""
+    """A train state around parameters that lie on the mesh already, whose buffers it may take over."""
 
     def make(params):
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, tx.init(params), jax.tree.map(jnp.copy, params) if ema else None
-        )
+        return init_state(params, tx, ema)
 
     return jax.jit(make, out_shardings=param_shardings(jax.eval_shape(make, params), mesh))(params)
 
