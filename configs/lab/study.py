@@ -1,4 +1,4 @@
-"""The full study on the lab: every model of the paper's Fig. 1, judged. Not timed yet.
+"""The full study on the lab: every model of the paper's Fig. 1, judged. README, "What has run", has seed 0.
 
     bash launch/lab_study.sh --seed 0
 
