@@ -188,8 +188,8 @@ def test_everything_is_a_function_of_the_seed(asked):
     prompt = asked[0][0]
     task = asked[1][prompt.id]
     texts = ["a .", "mira lives in orlen .", "i do not know ."]
-    assert [labelers.rank(x, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3) for x in (one, other)][0].ranks == labelers.rank(
-        one, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3).ranks  # fmt: skip
+    ranked = [labelers.rank(x, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3) for x in (one, other)]
+    assert ranked[0] == ranked[1]
 
 
 def test_held_out_labelers_are_other_people():
