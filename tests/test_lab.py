@@ -187,8 +187,8 @@ def test_everything_is_a_function_of_the_seed(asked):
     one, other = (labelers.make_labelers(s, 2)[0] for s in (0, 0))
     prompt = asked[0][0]
     task = asked[1][prompt.id]
-    texts = ["a .", "mira lives in orlen .", "i do not know ."]
-    ranked = [labelers.rank(x, WORLD, prompt, task, texts, ["m"] * 3, [True] * 3) for x in (one, other)]
+    texts = [f"{name} lives in orlen ." for name in w.NAMES[:9]]
+    ranked = [labelers.rank(x, WORLD, prompt, task, texts, ["m"] * 9, [True] * 9) for x in (one, other)]
     assert ranked[0] == ranked[1]
 
 
