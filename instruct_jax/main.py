@@ -19,34 +19,35 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from instruct_jax.errors import InputError
-from instruct_jax.stages.settings import nearest, snapshot
+from instruct_jax.stages.settings import known_fields, nearest, snapshot
 
 STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
 
 
 def load_stage(name: str):
-    """The run(config, workdir) function of a stage; imported here so that --help and bad input answer at once."""
+    """The module of a stage, with run(config, workdir) and the config's FIELDS; imported here so that --help and bad input
+    answer at once."""
     match name:
         case "lab_base":
-            from instruct_jax.stages.lab_base import run
+            from instruct_jax.stages import lab_base as stage
         case "pretrain" | "sft":
-            from instruct_jax.stages.train_lm import run
+            from instruct_jax.stages import train_lm as stage
         case "rm":
-            from instruct_jax.stages.train_rm import run
+            from instruct_jax.stages import train_rm as stage
         case "ppo":
-            from instruct_jax.stages.train_ppo import run
+            from instruct_jax.stages import train_ppo as stage
         case "collect":
-            from instruct_jax.stages.collect import run
+            from instruct_jax.stages import collect as stage
         case "select":
-            from instruct_jax.stages.select import run
+            from instruct_jax.stages import select as stage
         case "evaluate":
-            from instruct_jax.stages.evaluate import run
+            from instruct_jax.stages import evaluate as stage
         case "recipe":
-            from instruct_jax.stages.recipe import run
+            from instruct_jax.stages import recipe as stage
         case _:
             likely = nearest(str(name), STAGES)
             raise InputError(f"config.stage is {name!r}{likely}; the stages are {', '.join(STAGES)}")
-    return run
+    return stage
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
@@ -125,7 +126,8 @@ def parse(argv: list[str]):
 
 def start(config: ConfigDict, workdir: Path) -> None:
     """Run the config's stage in `workdir`, with the folder locked, the config kept there and the compile cache on."""
-    run = load_stage(config.stage)
+    stage = load_stage(config.stage)
+    known_fields(config, stage.FIELDS)
     from instruct_jax import devices
     from instruct_jax.training.guard import lock
 
@@ -135,7 +137,7 @@ def start(config: ConfigDict, workdir: Path) -> None:
         hint = devices.malloc_hint()
         if hint:
             print(hint, file=sys.stderr)
-        run(config, workdir)
+        stage.run(config, workdir)
 
 
 def _status_of(error: BaseException) -> int | None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from instruct_jax import devices, main
 from instruct_jax.errors import InputError
-from instruct_jax.stages.settings import section, snapshot
+from instruct_jax.stages.settings import SHARED, known_fields, section, snapshot
 from instruct_jax.training.guard import Preempted, TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,14 +27,18 @@ def get_config():
 """
 
 
+def fake_stage(run):
+    """What main needs of a stage's module."""
+    return SimpleNamespace(run=run, FIELDS=(*SHARED, "optimizer"))
+
+
 @pytest.fixture
 def experiment(tmp_path, monkeypatch):
     """Runs main with a stage that notes what it got; returns (call, notes)."""
     path, notes = tmp_path / "study.py", []
     path.write_text(CONFIG)
-    monkeypatch.setattr(
-        main, "load_stage", lambda name: lambda config, workdir: notes.append((config, workdir))
-    )
+    stage = fake_stage(lambda config, workdir: notes.append((config, workdir)))
+    monkeypatch.setattr(main, "load_stage", lambda name: stage)
     monkeypatch.setattr(devices, "enable_compile_cache", lambda path: None)
 
     def call(*words, workdir=tmp_path / "run"):
@@ -109,13 +114,27 @@ def test_each_end_has_its_own_status(experiment, monkeypatch, capsys, error, sta
     def fails(config, workdir):
         raise error
 
-    monkeypatch.setattr(main, "load_stage", lambda name: fails)
+    monkeypatch.setattr(main, "load_stage", lambda name: fake_stage(fails))
     assert experiment[0]() == status
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_section_that_the_stage_does_not_have_is_named_with_its_nearest(experiment, tmp_path, capsys):
+    call, notes = experiment
+    path = tmp_path / "study.py"
+    path.write_text(CONFIG.replace('"seed": 1,', '"seed": 1, "optimiser": {"learning_rate": 1e-3},'))
+    assert call() == 2 and not notes
+    assert "config.optimiser: no such field (did you mean optimizer?)" in capsys.readouterr().err
+
+
+def test_every_shipped_config_has_only_fields_that_its_stage_knows():
+    for path in sorted((ROOT / "configs").glob("**/*.py")):
+        config, _ = main.parse(["main", "--config", str(path), "--workdir", "x"])
+        known_fields(config, main.load_stage(config.stage).FIELDS)
+
+
 def test_a_fault_of_ours_keeps_its_traceback(experiment, monkeypatch):
-    monkeypatch.setattr(main, "load_stage", lambda name: lambda config, workdir: 1 // 0)
+    monkeypatch.setattr(main, "load_stage", lambda name: fake_stage(lambda config, workdir: 1 // 0))
     with pytest.raises(ZeroDivisionError):
         experiment[0]()
 

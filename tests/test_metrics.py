@@ -60,7 +60,7 @@ def test_wandb_is_refused_when_it_is_not_installed(tmp_path, monkeypatch):
         return plain(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_wandb)
-    with pytest.raises(InputError, match="loop.wandb is 'project'.*pip install wandb"):
+    with pytest.raises(InputError, match="config.wandb is 'project'.*pip install wandb"):
         MetricWriter(tmp_path, tensorboard=False, wandb="project")
 
 

@@ -50,6 +50,34 @@ def test_loss_on_the_prompt_leaves_out_only_the_first_token_and_padding():
     np.testing.assert_array_equal(batch.loss_mask_BT, np.array([[0, 1, 1, 1, 1, 0, 0]], bool))
 
 
+def test_packed_demonstrations_share_a_row_as_segments_with_the_loss_on_each_response():
+    rows = [Demonstration("p", "a", "c"), Demonstration("q", "b", "")]
+    batch = make_demonstrations(rows, packed=True).at(0)
+    np.testing.assert_array_equal(batch.tokens_BT, [[10, 3, 12, 2, 11, 3, 2]])
+    first, second = batch.segments_BT[0, 0], batch.segments_BT[0, 4]
+    assert first != second and 0 not in (first, second)
+    np.testing.assert_array_equal(batch.segments_BT, [[first] * 4 + [second] * 3])
+    np.testing.assert_array_equal(batch.loss_mask_BT, np.array([[0, 0, 1, 1, 0, 0, 1]], bool))
+
+
+def test_packing_keeps_every_demonstration_whole_and_once():
+    rows = [Demonstration(f"p{i}", "abc"[: i % 3 + 1], "de"[: i % 2]) for i in range(300)]
+    plain, packed = (make_demonstrations(rows, packed=p) for p in (False, True))
+
+    def sequences(batches):
+        batch = batches.take(0, batches.rows)
+        return sorted(
+            tuple(zip(tokens[segments == s], loss[segments == s], strict=True))
+            for tokens, segments, loss in zip(
+                batch.tokens_BT, batch.segments_BT, batch.loss_mask_BT, strict=True
+            )
+            for s in set(segments[segments > 0])
+        )
+
+    assert sequences(packed) == sequences(plain)
+    assert packed.rows < 0.9 * plain.rows
+
+
 def test_rows_that_do_not_fit_are_dropped_counted_and_named_never_cut(caplog):
     rows = [
         Demonstration("fits", "abc", "de"),

@@ -16,6 +16,7 @@ def get_config():
             stage="ppo",
             name="ppo_1p3b",
             seed=0,
+            wandb="",
             mesh=dict(data=1, fsdp=16, tensor=1),
             text=dict(tokenizer="", template="plain", max_prompt=1024, max_response=1024),
             model=dict(variant="gpt3_1p3b", context=2048, vocab=50257, dtype="bfloat16", remat="full"),

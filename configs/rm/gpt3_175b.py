@@ -14,6 +14,7 @@ def get_config():
             stage="rm",
             name="rm_175b",
             seed=0,
+            wandb="",
             mesh=dict(data=1, fsdp=64, tensor=8),
             text=dict(tokenizer="", template="plain", max_prompt=1024, max_response=1024),
             model=dict(variant="gpt3_175b", context=2048, vocab=50257, dtype="bfloat16", remat="full"),

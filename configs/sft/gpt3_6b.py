@@ -15,6 +15,7 @@ def get_config():
             stage="sft",
             name="sft_6b",
             seed=0,
+            wandb="",
             mesh=dict(data=1, fsdp=16, tensor=1),
             text=dict(tokenizer="", template="plain", max_prompt=1024, max_response=1024),
             model=dict(

@@ -45,7 +45,7 @@ def shape_rewards(scores_B, logprobs_BR, ref_logprobs_BR, mask_BR, kl_coef):
     Returns (rewards_BR, kl_BR), both 0 outside the mask; kl_BR is the log-ratio of the sampled tokens itself.
     """
     kl_BR = jnp.where(mask_BR, logprobs_BR - ref_logprobs_BR, 0.0)
-    last_BR = mask_BR & (jnp.arange(mask_BR.shape[1]) == last_true_index(mask_BR)[:, None])
+    last_BR = mask_BR & (jnp.arange(mask_BR.shape[1])[None] == last_true_index(mask_BR)[:, None])
     return jnp.where(last_BR, scores_B[:, None], 0.0) - kl_coef * kl_BR, kl_BR
 
 

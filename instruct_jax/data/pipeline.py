@@ -28,6 +28,7 @@ from instruct_jax.text.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 
 ROW_MULTIPLE = 8  # packed rows come in multiples of this, so that they divide over a mesh
+PACK_WINDOW = 128  # demonstrations that are packed together: the cost of packing grows with its square
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ def demonstrations(
     max_response: int,
     seed: int,
     loss_on_prompt: bool = False,
+    packed: bool = False,
 ) -> Batches:
     """Streams TokenBatch rows [max_prompt + max_response]: rendered prompt, response, EOS, then padding
-    (paper 12 rows 7, 8).
+    (paper 12 rows 7, 8), or, `packed`, as many demonstrations as fit, each a segment.
 
     The loss is on the response and its EOS, or on all but the first token with `loss_on_prompt` (the paper
-    does not say which). `max_response` counts the EOS. InputError if no row fits or fewer than `batch_size`
-    do.
+    does not say which). `max_response` counts the EOS. Packed rows keep their company in every epoch.
+    InputError if no row fits or fewer than `batch_size` do.
     """
     rows = list(source)
     prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
@@ -92,16 +94,36 @@ def demonstrations(
             kept.append([*prompt, *response, tokenizer.eos_id])
             prompt_lengths.append(len(prompt))
     report.check(len(rows), len(kept))
-    flat, starts, lengths = _flatten(kept)
     loss_from = np.ones(len(kept), np.int64) if loss_on_prompt else np.maximum(prompt_lengths, 1)
-    columns = np.arange(max_prompt + max_response)
+    width = max_prompt + max_response
+    if packed:
+        rows_N = _packed_rows(kept, loss_from, width, tokenizer.pad_id, seed)
+        take = lambda index_B: jax.tree.map(lambda x: x[index_B], rows_N)  # noqa: E731
+        return _stream(take, batch_size, len(rows_N.tokens_BT), report.count, seed)
+    flat, starts, lengths = _flatten(kept)
 
     def gather(index_B):
-        tokens_BT, mask_BT = _gather(flat, starts[index_B], lengths[index_B], len(columns), tokenizer.pad_id)
-        loss_mask_BT = mask_BT & (columns >= loss_from[index_B, None])
+        tokens_BT, mask_BT = _gather(flat, starts[index_B], lengths[index_B], width, tokenizer.pad_id)
+        loss_mask_BT = mask_BT & (np.arange(width) >= loss_from[index_B, None])
         return TokenBatch(tokens_BT, mask_BT.astype(np.int32), loss_mask_BT)
 
     return _stream(gather, batch_size, len(kept), report.count, seed)
+
+
+def _packed_rows(sequences, loss_from, width: int, pad_id: int, seed: int) -> TokenBatch:
+    """All sequences, in an order given by `seed`, as segments of rows [N, width]; targets from `loss_from` of each on."""
+    order, windows = _order(seed, -1, len(sequences)), []
+    for first in range(0, len(order), PACK_WINDOW):
+        window = order[first : first + PACK_WINDOW]
+        rows, columns = _pack([len(sequences[i]) for i in window], width)
+        tokens_NT = np.full((max(rows) + 1, width), pad_id, np.int32)
+        segments_NT, loss_mask_NT = np.zeros_like(tokens_NT), np.zeros(tokens_NT.shape, bool)
+        for segment, (i, row, column) in enumerate(zip(window, rows, columns, strict=True), 1):
+            end = column + len(sequences[i])
+            tokens_NT[row, column:end], segments_NT[row, column:end] = sequences[i], segment
+            loss_mask_NT[row, column + loss_from[i] : end] = True
+        windows.append(TokenBatch(tokens_NT, segments_NT, loss_mask_NT))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *windows)
 
 
 def documents(

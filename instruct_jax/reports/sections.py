@@ -183,7 +183,9 @@ def _reward_model(data: dict) -> dict | None:
             for pool in POOLS
             if pool in accuracy
         ]
+        heldout = data.get("labeler_agreement_heldout")
         rows += [["Two labelers", *_pairs(agreement)]] if agreement else []
+        rows += [["Two held-out labelers", *_pairs(heldout)]] if heldout else []
         rows += [
             [f"Ceiling, {POOLS[pool].lower()}", *_pairs(ceiling[pool])] for pool in POOLS if pool in ceiling
         ]
@@ -235,7 +237,8 @@ def _training(data: dict) -> dict | None:
         if lowest:
             sizes = ns(lowest, "responses").replace("=", "≥")
             caption = (
-                f"Read off {read}. One dot an evaluation, shade the 95{THIN}% interval. At every dot {sizes}."
+                f"Read off {read}. Prompts of validation users; one dot an evaluation, shade the 95{THIN}% interval. "
+                f"At every dot {sizes}."
             )
             figures.append(_figure(f"kl_{score}", plots.against_kl, (curves, score), lead, caption))
     final = data.get("kl") or {}

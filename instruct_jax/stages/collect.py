@@ -14,7 +14,9 @@ from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.records import Generation, Prompt, Ranking, Rating, write_jsonl
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.lab_data import LabSettings, make_lab
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section
+
+FIELDS = (*SHARED, "collect", "lab", "policies", "records_dir")
 
 
 @dataclasses.dataclass(frozen=True)

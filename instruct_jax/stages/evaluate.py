@@ -24,14 +24,18 @@ from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Ranking, read_jsonl
 from instruct_jax.stages import inference, lab_tasks, setup
 from instruct_jax.stages.lab_data import Lab, LabSettings, make_lab
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section
 
 _log = logging.getLogger(__name__)
+
+FIELDS = (
+    *SHARED, "evaluate", "lab", "reward_model", "models", "reward", "curves", "ppo_batch_size", "task_models", "records_dir", "data_dir",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
-    """Test prompts per model, prompts per point of the curves over training, items per pretraining task, temperatures."""
+    """Test prompts per model, validation prompts per point of the curves over training, items per pretraining task, temperatures."""
 
     prompts: int
     batch_size: int
@@ -170,8 +174,9 @@ def _kl(bench: Bench, params, reference, texts, sampled) -> np.ndarray:
 
 
 def training_curve(bench: Bench, folder: str, batch_size: int, reference, reward) -> list[dict]:
-    """Gold score, reward-model score and KL of the averaged policy at every kept checkpoint of a PPO run."""
-    prompts = bench.lab.sets["test"][: bench.settings.curve_prompts]
+    """Gold score, reward-model score and KL of the averaged policy at every kept checkpoint of a PPO run, on validation prompts:
+    whoever chooses settings by these curves leaves the test prompts untouched."""
+    prompts = bench.lab.sets["ppo_valid"][: bench.settings.curve_prompts]
     texts, points = [p.text for p in prompts], []
     for step in setup.checkpoint_steps(folder):
         contender = Contender(folder, "policy/ema", step)

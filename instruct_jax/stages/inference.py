@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,6 +16,8 @@ from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.stages.setup import put
 from instruct_jax.text.templates import Template
 from instruct_jax.text.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
     def sample(params, prompts: Sequence[str], template: Template, key) -> list[Sampled]:
         ids = tokenizer.encode_batch([template.render(p) for p in prompts])
         pending = []
-        for width, rows in _by_width([len(row) for row in ids], max_prompt):
+        for width, rows in _by_width([len(row) for row in ids], max_prompt, batch_size):
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
                 batch = _left_padded([ids[i] for i in chosen], batch_size, width, tokenizer.pad_id)
@@ -60,15 +63,21 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
     return sample
 
 
-def _by_width(lengths: list[int], most: int) -> list[tuple[int, list[int]]]:
-    """Rows by the narrowest of three prompt widths that holds them: the cache of a short prompt is short."""
+def _by_width(lengths: list[int], most: int, batch_size: int) -> list[tuple[int, list[int]]]:
+    """Rows by the narrowest of three prompt widths that holds them, whole batches of each: the cache of a short prompt is short.
+
+    Rows that fill no batch join the next wider ones, so no batch but the last is partly empty."""
     if max(lengths, default=0) > most:
         raise InputError(
             f"a prompt has {max(lengths)} tokens, over the limit of {most}: drop it or raise the limit"
         )
     widths = sorted({-(-most * part // 8) for part in (3, 5, 8)})
-    at = np.searchsorted(widths, lengths)
-    groups = ((width, np.flatnonzero(at == n).tolist()) for n, width in enumerate(widths))
+    at, groups, left = np.searchsorted(widths, lengths), [], []
+    for n, width in enumerate(widths):
+        rows = left + np.flatnonzero(at == n).tolist()
+        whole = len(rows) if width == most else len(rows) // batch_size * batch_size
+        groups.append((width, rows[:whole]))
+        left = rows[whole:]
     return [(width, rows) for width, rows in groups if rows]
 
 
@@ -147,7 +156,10 @@ def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, b
 
 def right_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Token rows [rows, width] and their mask. A sampled text may need more tokens than it was sampled in when it is encoded
-    again; the tokens past `width` are left out of such a row."""
+    again; the tokens past `width` are left out of such a row, and a log line counts these rows."""
+    cut = sum(len(row) > width for row in ids)
+    if cut:
+        _log.warning("%d of %d rows have more than %d tokens: the rest is left out", cut, len(ids), width)
     tokens_BT, mask_BT = np.full((rows, width), pad, np.int32), np.zeros((rows, width), bool)
     for b, row in enumerate(ids):
         row = row[:width]

@@ -17,6 +17,7 @@ from instruct_jax.stages import setup, train_lm
 from instruct_jax.stages.settings import section
 from instruct_jax.text.tokenizer import train_sentencepiece
 
+FIELDS = (*train_lm.FIELDS, "corpus", "tokenizer")
 ASSETS = Path(__file__).parents[1] / "data" / "lab" / "assets"
 
 

@@ -5,6 +5,7 @@ deduplication by long common prefix, a cap per user, a length filter, splits by 
 """
 
 import dataclasses
+import functools
 import json
 import random
 from pathlib import Path
@@ -61,8 +62,9 @@ class Lab:
     removed: dict[str, int]
 
 
+@functools.lru_cache(maxsize=1)
 def make_lab(settings: LabSettings, text: setup.TextSettings) -> Lab:
-    """The lab of these settings, equal for equal settings; `sets` has sft, rm, ppo, sft_valid, rm_valid, ppo_valid and test."""
+    """The lab of these settings, equal for equal settings; not to be changed. Its `sets`: sft, rm, ppo, each also with _valid, and test."""
     world = make_world(settings.world_seed)
     tokenizer, template = setup.load_tokenizer(text), setup.template(text.template)
     prompts, tasks = make_prompts(settings.seed, world, settings.prompts, settings.users)

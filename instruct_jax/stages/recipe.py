@@ -33,7 +33,7 @@ from instruct_jax.stages import (
     train_ppo,
     train_rm,
 )
-from instruct_jax.stages.settings import nearest, section
+from instruct_jax.stages.settings import SHARED, nearest, section
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.optim import OptimizerConfig
 from instruct_jax.training.state import TrainState
@@ -75,7 +75,11 @@ def stage_config(
     config: ml_collections.ConfigDict, name: str, workdir: Path, **fields
 ) -> ml_collections.ConfigDict:
     """The config of one stage: its own section of the recipe's, what all stages share, and where its inputs lie."""
-    shared = {key: config[key] for key in ("seed", "text", "model", "reward_model", "mesh", "lab")}
+    shared = {
+        key: config[key]
+        for key in ("seed", "text", "model", "reward_model", "mesh", "lab", "wandb")
+        if key in config
+    }
     own = config[name].to_dict() if name in config else {}
     paths = {"data_dir": str(workdir / "data"), "records_dir": str(workdir / "records")}
     merged = ml_collections.ConfigDict({**shared, **paths, "name": name, **own, **fields})
@@ -139,6 +143,7 @@ OWN_SECTIONS = {
     "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
 }  # fmt: skip
 STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
+FIELDS = (*SHARED, "reward_model", "lab", *STAGES)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

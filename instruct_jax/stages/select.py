@@ -17,8 +17,10 @@ from instruct_jax.data import builders
 from instruct_jax.data.lab.prefixes import PREFIXES
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.stages import inference, setup
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section
 from instruct_jax.text.templates import Template
+
+FIELDS = (*SHARED, "select", "reward_model", "groups", "base", "reward", "data_dir")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,23 @@ def nearest(word: str, words) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
+SHARED = ("stage", "name", "seed", "mesh", "text", "model", "wandb")
+
+
+def known_fields(config: ConfigDict, fields) -> None:
+    """InputError for a field of `config` itself that is not among `fields`: a section with a typo would be left out in silence."""
+    for key in config:
+        if key not in fields:
+            raise InputError(
+                f"config.{key}: no such field{nearest(key, fields)}; the fields are {', '.join(fields)}"
+            )
+
+
+def wandb_project(config: ConfigDict) -> str | None:
+    """The Weights & Biases project that the config asks for, None where it asks for none."""
+    return config.get("wandb") or None
+
+
 def section(config: ConfigDict, name: str, cls):
     """The section `name` (dotted if nested) of `config` as the frozen dataclass `cls`.
 

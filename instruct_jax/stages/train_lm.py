@@ -1,7 +1,8 @@
 """Home of pretraining and supervised fine-tuning: one step with two masks (paper App. C.1, C.3).
 
 Pretraining reads documents with a loss on every token; SFT reads demonstrations with a loss on the response, and mixes in a share
-of pretraining rows for the PPO-init model. Differs from the paper where it is silent: rows are not packed, EOS closes a response.
+of pretraining rows for the PPO-init model. Where the paper is silent: a row is one demonstration or, `packed`, as many as fit; EOS
+closes a response.
 """
 
 import dataclasses
@@ -20,17 +21,20 @@ from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section, wandb_project
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
 from instruct_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
+FIELDS = (*SHARED, "data", "optimizer", "train", "init")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """The data set directory and what of it is read; `pretraining_fraction` is the share of document rows in a batch."""
+    """The data set directory and what of it is read; `pretraining_fraction` is the share of document rows in a batch, `packed` puts
+    as many demonstrations into a row as fit (then `batch_size` counts such rows)."""
 
     dir: str
     kind: str  # "documents" or "demonstrations"
@@ -40,6 +44,7 @@ class DataSettings:
     valid_batch_size: int = 16
     pretraining_fraction: float = 0.0
     loss_on_prompt: bool = False
+    packed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +116,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             log_every=train.log_every, save_every=batches.steps_per_epoch if train.keep_epochs else train.save_every,
             keep=total if train.keep_epochs else 2, eval_every=batches.steps_per_epoch,
             evaluate=_validation(model, valid, train.valid_batches, mesh), meta={"stage": config.stage, "config": config.to_dict()},
-            name=config.name, tokens_per_step=data.batch_size * (text.max_prompt + text.max_response),
+            name=config.name, wandb=wandb_project(config), tokens_per_step=data.batch_size * (text.max_prompt + text.max_response),
         )  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def _batches(
     source = builders.open_source(data.dir, "demonstrations", split)
     rows = pipeline.demonstrations(
         source, tokenizer, setup.template(text.template), batch_size=batch_size, max_prompt=text.max_prompt,
-        max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt,
+        max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt, packed=data.packed,
     )  # fmt: skip
     if not data.pretraining_fraction:
         return rows

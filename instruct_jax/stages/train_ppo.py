@@ -24,10 +24,14 @@ from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section, wandb_project
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
 from instruct_jax.training.state import TrainState
+
+FIELDS = (
+    *SHARED, "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,5 +285,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         fit(
             iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
             log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
-            meta={"stage": "ppo", "config": config.to_dict()}, name=config.name,
+            meta={"stage": "ppo", "config": config.to_dict()}, name=config.name, wandb=wandb_project(config),
         )  # fmt: skip

@@ -18,11 +18,13 @@ from instruct_jax.data import builders, pipeline
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import section
+from instruct_jax.stages.settings import SHARED, section, wandb_project
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
 from instruct_jax.training.state import TrainState
+
+FIELDS = (*SHARED, "data", "optimizer", "train", "init")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         state = fit(
             step, state, lambda i: setup.put(batches.at(i), mesh), total_steps=total, key=key, workdir=workdir,
             log_every=train.log_every, save_every=train.save_every, meta={"stage": "rm", "config": config.to_dict()},
-            name=config.name, tokens_per_step=int(batches.at(0).tokens_XT.size),
+            name=config.name, wandb=wandb_project(config), tokens_per_step=int(batches.at(0).tokens_XT.size),
         )  # fmt: skip
         _centre(model, state, data, text, tokenizer, mesh, workdir, config)
 

@@ -44,7 +44,7 @@ def _start_wandb(project: str, workdir: Path, config: dict):
         import wandb
     except ImportError:
         raise InputError(
-            f"loop.wandb is {project!r}, but wandb is not installed: pip install wandb, or set it to None"
+            f"config.wandb is {project!r}, but wandb is not installed: pip install wandb, or leave config.wandb empty"
         ) from None
     identity = re.sub(r"[^\w-]", "-", str(workdir.absolute()))[-64:]
     return wandb.init(
