@@ -159,6 +159,13 @@ def test_accuracy_leaves_labeler_ties_out_and_halves_score_ties():
     ]
 
 
+def test_accuracy_on_common_pairs_leaves_out_what_the_second_labeler_tied():
+    scores, ranks, second = [[3.0, 2.0, 1.0]], [[1, 3, 2]], [[2, 1, 1]]
+    # right, right, and (tied by the second) wrong
+    accuracy = reward_models.ranking_accuracy(scores, ranks, second=second)
+    assert (accuracy["mean"], accuracy["n"], accuracy["ties"]) == (1.0, 2, 1)
+
+
 def test_accuracy_intervals_are_clustered_on_the_prompt():
     scores, ranks = [[2.0, 1.0]] * 60, [[1, 2]] * 30 + [[2, 1]] * 30
     apart = reward_models.ranking_accuracy(scores, ranks)

@@ -1,6 +1,7 @@
 """The lab: a world whose truth is known, users, labelers who err, and a judge who does not."""
 
 import collections
+import dataclasses
 import itertools
 import random
 import statistics
@@ -126,6 +127,16 @@ def test_where_nobody_knows_only_the_honest_answer_is_complete():
     assert assess("mira lives in orlen .", **task).false_claims >= 1
 
 
+def test_a_description_is_held_to_the_world():
+    (subject, relation), truth = next(
+        (k, v) for k, v in WORLD.facts.items() if k not in WORLD.hidden and k[1] == "home"
+    )
+    wrong = next(t for t in w.TOWNS if t != truth)
+    task = {"use_case": "generation", "kind": "describe", "subject": subject}
+    assert assess(f"{subject} lives in {truth} .", **task).false_claims == 0
+    assert assess(f"{subject} lives in {wrong} .", **task).false_claims == 1
+
+
 def test_closed_tasks_hallucinate_by_their_text_alone():
     passage = (w.Claim("kofi", "home", "orlen"), w.Claim("kofi", "pet", "cat"))
     text = "kofi lives in orlen . kofi keeps a cat ."
@@ -158,6 +169,17 @@ def test_rudeness_is_inappropriate_and_costs_more_in_the_evaluation_phase():
     assert rubric.score(a, rubric.EVALUATION) < rubric.score(a, rubric.TRAINING)
 
 
+def test_the_gold_judge_has_the_evaluations_priorities():
+    task = Task("open_qa", "ask", "", "mira", "home")
+    text = "you fool . i do not know ."
+    found = rubric.assess(WORLD, task, text)
+    assert (
+        gold.judge(WORLD, task, text, True).gold
+        == rubric.score(found, rubric.EVALUATION)
+        != rubric.score(found, rubric.TRAINING)
+    )
+
+
 def test_labelers_write_demonstrations_worth_about_five_of_seven(asked):
     prompts, tasks = asked
     people = labelers.make_labelers(1, 8)
@@ -178,7 +200,7 @@ def test_ranking_is_easier_than_writing(asked):
         ranks = labelers.rank(rankers[i % 8], WORLD, p, tasks[p.id], pair, ["x", "x"], [True, True]).ranks
         if golds[0] != golds[1] and ranks[0] != ranks[1]:
             right.append((golds[0] > golds[1]) == (ranks[0] < ranks[1]))
-    assert statistics.mean(right) > statistics.mean(faultless) + 0.2
+    assert statistics.mean(right) > 2 * statistics.mean(faultless)
 
 
 def test_everything_is_a_function_of_the_seed(asked):
@@ -198,6 +220,61 @@ def test_held_out_labelers_are_other_people():
     assert labelers.make_labelers(0, 1)[0].weights != labelers.make_labelers(0, 1, held_out=True)[0].weights
 
 
+def asked_of_known(kind):
+    """(task, labelers who know its fact, labelers who do not) of one open question."""
+    rng, people = random.Random(3), labelers.make_labelers(0, 40)
+    while True:
+        task = make_task(rng, WORLD, "open_qa")
+        if task.kind == kind and task.answer and not task.constraint:
+            knowing = [x for x in people if labelers._knows(x.seed, task.subject, task.relation)]
+            return task, knowing, [x for x in people if x not in knowing]
+
+
+def test_a_labeler_believes_what_they_do_not_know_and_no_more(monkeypatch):
+    monkeypatch.setattr(labelers, "NOISE", 0.0)
+    monkeypatch.setattr(labelers, "LAPSES", 0.0)
+    task, knowing, ignorant = asked_of_known("ask")
+    wrong = next(x for x in w.RELATIONS[task.relation].objects if x != task.answer[0])
+    right, false = (w.state(w.Claim(task.subject, task.relation, x)) + " ." for x in (task.answer[0], wrong))
+
+    def gap(person, better, worse):
+        person = dataclasses.replace(person, overlooks=0.0, likes_length=0.0)
+        seen = [
+            labelers.perceive(person, WORLD, task, text, True, random.Random(0)) for text in (better, worse)
+        ]
+        return seen[0] - seen[1]
+
+    assert knowing and all(gap(x, right, false) > 2 for x in knowing)
+    assert ignorant and all(gap(x, right, false) == 0 for x in ignorant)
+    assert all(gap(x, false, "i do not know .") > 0 for x in ignorant)
+    assert 0.15 < len(knowing) / 40 < 0.45
+
+
+def test_nobody_believes_an_answer_that_nobody_knows_or_that_the_text_denies():
+    people = labelers.make_labelers(0, 20)
+    subject, relation = sorted(WORLD.hidden)[0]
+    other = next(
+        x for x in w.RELATIONS[relation].objects if x not in (subject, WORLD.facts[subject, relation])
+    )
+    guess = w.state(w.Claim(subject, relation, other)) + " ."
+    hidden = Task("open_qa", "ask", "", subject, relation)
+    passage = (w.Claim("kofi", "home", "orlen"),)
+    read = Task("closed_qa", "passage_ask", "", "kofi", "home", answer=("orlen",), passage=passage)
+    for person in people:
+        assert labelers.believe(person, WORLD, hidden, guess) == (WORLD, hidden)
+        assert labelers.believe(person, WORLD, read, "kofi lives in dalby .") == (WORLD, read)
+
+
+def test_labelers_now_and_then_misread_an_output(monkeypatch):
+    monkeypatch.setattr(labelers, "NOISE", 0.0)
+    person = dataclasses.replace(labelers.make_labelers(0, 1)[0], overlooks=0.0)
+    task = Task("brainstorming", "list", "", relation="foods", count=2)
+    rng = random.Random(0)
+    seen = [labelers.perceive(person, WORLD, task, "soup , bread .", True, rng) for _ in range(1000)]
+    usual = statistics.mode(seen)
+    assert sum(x != usual for x in seen) / 1000 == pytest.approx(labelers.LAPSES, abs=0.05)
+
+
 def test_labelers_tie_what_seems_alike_and_ranks_count_from_one():
     people = labelers.make_labelers(0, 4)
     rng = random.Random(0)
@@ -214,3 +291,16 @@ def test_labelers_tie_what_seems_alike_and_ranks_count_from_one():
 
 def test_agreement_counts_pairs_that_both_decided():
     assert labeler_agreement([[1, 2, 2]], [[1, 2, 3]])["n"] == 2
+
+
+def test_readers_comments_on_the_web_name_a_fault_of_the_answer_mostly():
+    said = collections.Counter()
+    for document in corpus.make_documents(0, WORLD, 4000):
+        if document.source == "thread":
+            lines = document.text.split("\nanswer : ")
+            for reply in lines[1:]:
+                answer, _, comment = reply.partition("\ncomment : ")
+                rude = bool(set(w.words(answer)) & set(w.RUDE))
+                said[rude, comment == corpus.COMMENTS["rude"]] += 1
+    assert said[True, True] > 20
+    assert said[False, True] / said[False, False] < 0.05

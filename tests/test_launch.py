@@ -206,6 +206,17 @@ def test_lab_study_asks_for_its_seed(repo, seed):
     assert status == 2 and "--seed takes a whole number" in said and not (repo / "calls.txt").exists()
 
 
+def test_pool_studies_writes_the_table_of_all_seeds_or_of_those_given(repo):
+    without_setup(repo, f'#!{shutil.which("bash")}\nPYTHONPATH="{ROOT}" exec {sys.executable} "$@"\n')
+    results = repo / "docs/results/lab"
+    shutil.copytree(ROOT / "docs/results/lab", results, ignore=shutil.ignore_patterns("README.md"))
+    seeds = sorted(path.stem.removeprefix("seed_") for path in results.glob("seed_*.json"))
+    for command, named in (("", ", ".join(seeds)), (f" docs/results/lab/seed_{seeds[0]}.json", seeds[0])):
+        status, said = run(repo, f"bash launch/pool_studies.sh{command}")
+        assert status == 0, said
+        assert (results / "README.md").read_text().startswith(f"# The lab study, seeds {named}\n")
+
+
 # --- test.sh and .ci/run
 
 

@@ -29,6 +29,7 @@ def summary(seed):
         "likert": {model: interval(3 + rate) for model, rate in rates.items()},
         "flags": flags,
         "rm_accuracy": {pool: interval(0.71, ties=5) for pool in ("training_labelers", "heldout_labelers")},
+        "rm_accuracy_both_decided": {pool: interval(0.72, ties=9) for pool in ("training_labelers", "heldout_labelers")},
         "rm_ceiling": {pool: interval(0.84, ties=5) for pool in ("training_labelers", "heldout_labelers")},
         "labeler_agreement": interval(0.73, ties=9),
         "labeler_agreement_heldout": interval(0.73, ties=9),
@@ -53,7 +54,7 @@ def test_pooled_intervals_shrink_with_the_root_of_the_seeds_and_weigh_by_n():
 
 def test_every_claim_that_holds_is_said_to_hold():
     found = claims([summary(0), summary(1)])
-    assert len(found) == 9 and set(found.values()) == {"yes"}
+    assert len(found) == 11 and set(found.values()) == {"yes"}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,10 @@ def test_every_claim_that_holds_is_said_to_hold():
         (("win_rate_vs_sft", "ppo_ptx"), won(0.6), "PPO-ptx preferred"),
         (("flags", "ppo_ptx", "hallucination"), interval(0.5), "PPO-ptx hallucinates"),
         (("flags", "ppo_ptx", "satisfies_constraint"), interval(0.1), "PPO-ptx keeps"),
-        (("rm_accuracy", "heldout_labelers"), interval(0.68), "Reward model at most 4 points below the agreement of held-out"),
+        (("rm_accuracy", "heldout_labelers"), interval(0.68),
+         "Reward model at most 4 points below the agreement of held-out labelers, on all"),
+        (("rm_accuracy_both_decided", "training_labelers"), interval(0.68),
+         "Reward model at most 4 points below the agreement of training labelers, on the pairs"),
         (("pretraining_tasks", "ppo", "language modelling"), interval(1.01, higher_is_better=False), "PPO loses"),
         (("pretraining_tasks", "ppo_ptx", "language modelling"), interval(1.15, higher_is_better=False), "PPO loses"),
     ],

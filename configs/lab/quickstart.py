@@ -15,8 +15,9 @@ def get_config():
             stage="recipe",
             name="quickstart",
             seed=0,
+            wandb="",
             mesh=dict(data=-1, fsdp=1, tensor=1),
-            text=dict(tokenizer="", template="plain", max_prompt=64, max_response=32),
+            text=dict(tokenizer="", template="plain", max_prompt=48, max_response=32),
             model=dict(variant="lab", context=128, logit_chunk=8192),
             reward_model=dict(variant="lab", context=128, logit_chunk=8192),
             lab=dict(
@@ -32,15 +33,17 @@ def get_config():
                 prefix_share=0.92,
             ),
             ppo_init=dict(
-                data=dict(dir="", kind="demonstrations", batch_size=40, pretraining_fraction=0.1),
+                data=dict(
+                    dir="", kind="demonstrations", packed=True, batch_size=16, pretraining_fraction=0.1
+                ),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=2, save_every=1_000),
             ),
             sft=dict(
                 model=dict(dropout=0.2),
-                data=dict(dir="", kind="demonstrations", batch_size=40),
+                data=dict(dir="", kind="demonstrations", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=2, keep_epochs=True),
+                train=dict(epochs=3, keep_epochs=True),
             ),
             collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
             rm=dict(
@@ -54,12 +57,12 @@ def get_config():
                 value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
                 ppo=dict(kl_coef=0.1, ptx_coef=0.5),
                 train=dict(
-                    episodes=6_144,
+                    episodes=4_096,
                     batch_size=256,
                     minibatch_size=64,
                     ptx_ratio=1,
-                    ptx_length=96,
-                    save_every=6,
+                    ptx_length=64,
+                    save_every=4,
                     keep=10,
                     ema_decay=0.95,
                 ),

@@ -1,4 +1,4 @@
-"""The full study on the lab: every model of the paper's Fig. 1, judged. README, "What has run", has seed 0.
+"""The full study on the lab: every model of the paper's Fig. 1, judged. README, "What has run", has the seeds that ran.
 
     bash launch/lab_study.sh --seed 0
 
@@ -15,36 +15,39 @@ def get_config():
             stage="recipe",
             name="study",
             seed=0,
+            wandb="",
             mesh=dict(data=-1, fsdp=1, tensor=1),
-            text=dict(tokenizer="", template="plain", max_prompt=64, max_response=32),
+            text=dict(tokenizer="", template="plain", max_prompt=48, max_response=32),
             model=dict(variant="lab", context=128, logit_chunk=8192),
             reward_model=dict(variant="lab", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
-                prompts=22_000,
-                users=1_200,
+                prompts=60_000,
+                users=3_600,
                 documents=20_000,
                 valid_documents=400,
                 labelers=8,
                 heldout_labelers=5,
-                sft_share=0.35,
+                sft_share=0.4,
                 rm_share=0.5,
                 flan=2_000,
                 prefix_share=0.92,
             ),
             ppo_init=dict(
-                data=dict(dir="", kind="demonstrations", batch_size=40, pretraining_fraction=0.1),
+                data=dict(
+                    dir="", kind="demonstrations", packed=True, batch_size=16, pretraining_fraction=0.1
+                ),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=2, save_every=1_000),
             ),
             sft=dict(
                 model=dict(dropout=0.2),
-                data=dict(dir="", kind="demonstrations", batch_size=40),
+                data=dict(dir="", kind="demonstrations", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=4, keep_epochs=True),
+                train=dict(epochs=5, keep_epochs=True),
             ),
             flan=dict(
-                data=dict(dir="", kind="demonstrations", split="flan", batch_size=40),
+                data=dict(dir="", kind="demonstrations", split="flan", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
                 train=dict(epochs=2, keep_epochs=True),
             ),

@@ -16,20 +16,24 @@ from instruct_jax.errors import InputError
 from instruct_jax.evaluation.winrate import as_dict, interval
 
 
-def ranking_accuracy(scores: Sequence, ranks: Sequence, clusters: Sequence | None = None) -> dict:
+def ranking_accuracy(
+    scores: Sequence, ranks: Sequence, clusters: Sequence | None = None, second: Sequence | None = None
+) -> dict:
     """Share of ranked pairs that the scores order as the labeler did.
 
     Args:
       scores, ranks: one vector of K numbers a prompt (K may differ), higher scores and lower ranks better.
       clusters: prompt id of each vector; each its own when None.
+      second: another labeler's ranks of the same completions. Only the pairs that both decided count then, which are the
+        pairs that two labelers' agreement is measured on.
 
     Returns:
-      {mean, low, high, n, ties}: n pairs compared, `ties` pairs left out because the labeler tied them.
+      {mean, low, high, n, ties}: n pairs compared, `ties` pairs left out because a labeler tied them.
 
     Raises:
       InputError: lengths that differ, scores that are not finite, or no pair at all.
     """
-    pairs = _pairs(scores, ranks, clusters)
+    pairs = _pairs(scores, ranks, clusters, second)
     return _accuracy(pairs) | {"ties": pairs["ties"]}
 
 
@@ -96,27 +100,36 @@ def _accuracy(pairs: dict) -> dict:
     return interval((np.sign(pairs["gap"]) + 1) / 2, pairs["cluster"])
 
 
-def _pairs(scores: Sequence, ranks: Sequence, clusters: Sequence | None) -> dict:
-    """Score gaps (preferred minus other) of all pairs that `ranks` decides, their clusters, and the number
-    of tied pairs.
+def _pairs(
+    scores: Sequence, ranks: Sequence, clusters: Sequence | None, second: Sequence | None = None
+) -> dict:
+    """Score gaps (preferred minus other) of all pairs that `ranks`, and `second` where given, decide, their clusters, and the
+    number of pairs that one of them ties.
     """
     clusters = list(range(len(scores)) if clusters is None else clusters)
-    if not len(scores) == len(ranks) == len(clusters):
+    second = ranks if second is None else second
+    if not len(scores) == len(ranks) == len(clusters) == len(second):
         raise InputError(
             f"{len(scores)} score vectors, {len(ranks)} rank vectors, {len(clusters)} clusters: one each a prompt"
         )
     gaps, owners, ties = [], [], 0
-    for row, (scores_K, ranks_K, cluster) in enumerate(zip(scores, ranks, clusters, strict=True)):
-        scores_K, ranks_K = np.asarray(scores_K, np.float64), np.asarray(ranks_K)
-        if scores_K.shape != ranks_K.shape:
+    for row, (scores_K, ranks_K, second_K, cluster) in enumerate(
+        zip(scores, ranks, second, clusters, strict=True)
+    ):
+        scores_K, ranks_K, second_K = (
+            np.asarray(scores_K, np.float64),
+            np.asarray(ranks_K),
+            np.asarray(second_K),
+        )
+        if not scores_K.shape == ranks_K.shape == second_K.shape:
             raise InputError(f"ranking {row}: {scores_K.size} scores for {ranks_K.size} ranks")
         filled = ranks_K > 0
-        scores_K, ranks_K = scores_K[filled], ranks_K[filled]
+        scores_K, ranks_K, second_K = scores_K[filled], ranks_K[filled], second_K[filled]
         if not np.isfinite(scores_K).all():
             raise InputError(f"ranking {row}: a score is not finite")
         left, right = np.triu_indices(len(ranks_K), k=1)
         preference = np.sign(ranks_K[right] - ranks_K[left])
-        decided = preference != 0
+        decided = (preference != 0) & (second_K[right] != second_K[left])
         gaps.append(((scores_K[left] - scores_K[right]) * preference)[decided])
         owners += [cluster] * int(decided.sum())
         ties += int((~decided).sum())

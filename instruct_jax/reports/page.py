@@ -20,6 +20,7 @@ Optional keys; a section whose data are missing is not on the page:
     flags             {model: {attempts_task | satisfies_constraint | hallucination | appropriate: interval}}
     lengths           {model: interval + {median, p90, finished}}, tokens
     rm_accuracy       {training_labelers | heldout_labelers: interval + {ties}}
+    rm_accuracy_both_decided  the same, on the pairs that a second labeler decided too
     rm_ceiling        the same, of the best possible ranker
     labeler_agreement interval + {ties}; labeler_agreement_heldout the same of the held-out pool
     rm_by_use_case    {use case: interval + {ties}}
@@ -46,7 +47,8 @@ from pathlib import Path
 from instruct_jax.errors import InputError
 
 SUMMARY = (
-    "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_ceiling labeler_agreement labeler_agreement_heldout kl "
+    "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_accuracy_both_decided rm_ceiling labeler_agreement "
+    "labeler_agreement_heldout kl "
     "likert flags pretraining_tasks versions seed"
 ).split()
 _REQUIRED = "seed wall_seconds peak_rss_bytes matmul_gflops versions".split()

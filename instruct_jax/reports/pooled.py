@@ -84,9 +84,11 @@ def _models(summaries) -> str:
 def _reward_model(summaries) -> str:
     rows = []
     for name, path in (("Reward model, training labelers", ("rm_accuracy", "training_labelers")),
+                       ("The same, pairs that a second one decided too", ("rm_accuracy_both_decided", "training_labelers")),
                        ("Two training labelers", ("labeler_agreement",)),
                        ("Ceiling of the world, training labelers", ("rm_ceiling", "training_labelers")),
                        ("Reward model, held-out labelers", ("rm_accuracy", "heldout_labelers")),
+                       ("The same, pairs that a second one decided too", ("rm_accuracy_both_decided", "heldout_labelers")),
                        ("Two held-out labelers", ("labeler_agreement_heldout",)),
                        ("Ceiling of the world, held-out labelers", ("rm_ceiling", "heldout_labelers"))):  # fmt: skip
         values = _values(summaries, *path)
@@ -140,12 +142,14 @@ def _preference(summaries):
 
 
 def _labelers(summaries):
-    for pool_name, key, agreement in (("training", "training_labelers", "labeler_agreement"),
-                                      ("held-out", "heldout_labelers", "labeler_agreement_heldout")):  # fmt: skip
-        ours, theirs = _pooled(summaries, "rm_accuracy", key), _pooled(summaries, agreement)
-        gap = 100 * (theirs["mean"] - ours["mean"])
-        yield (f"Reward model at most 4 points below the agreement of {pool_name} labelers", gap <= 4,
-               f"{gap:.1f} points: {share(ours)} and {share(theirs)}")  # fmt: skip
+    for whose, pool_name, agreement in (("training", "training_labelers", "labeler_agreement"),
+                                        ("held-out", "heldout_labelers", "labeler_agreement_heldout")):  # fmt: skip
+        for key, pairs in (("rm_accuracy_both_decided", "the pairs that two decided"),
+                           ("rm_accuracy", "all pairs that one decided")):  # fmt: skip
+            ours, theirs = _pooled(summaries, key, pool_name), _pooled(summaries, agreement)
+            gap = 100 * (theirs["mean"] - ours["mean"])
+            yield (f"Reward model at most 4 points below the agreement of {whose} labelers, on {pairs}", gap <= 4,
+                   f"{gap:.1f} points: {share(ours)} and {share(theirs)}")  # fmt: skip
 
 
 def _tax(summaries):

@@ -183,6 +183,12 @@ def _reward_model(data: dict) -> dict | None:
             for pool in POOLS
             if pool in accuracy
         ]
+        common = data.get("rm_accuracy_both_decided") or {}
+        rows += [
+            [f"The same, pairs that a second one decided too, {POOLS[pool].lower()}", *_pairs(common[pool])]
+            for pool in POOLS
+            if pool in common
+        ]
         heldout = data.get("labeler_agreement_heldout")
         rows += [["Two labelers", *_pairs(agreement)]] if agreement else []
         rows += [["Two held-out labelers", *_pairs(heldout)]] if heldout else []

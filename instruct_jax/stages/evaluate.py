@@ -197,8 +197,8 @@ def judge_reward_model(bench: Bench, records: Path, reward) -> dict:
     pools = {name: read_jsonl(records / f"rankings.{split}.jsonl", Ranking) for name, split in (
         ("training_labelers", "valid"), ("heldout_labelers", "valid_heldout"),
         ("training_second", "valid_second"), ("heldout_second", "valid_heldout_second"))}  # fmt: skip
-    result = {"rm_accuracy": {}, "rm_ceiling": {}}
-    for pool in ("training_labelers", "heldout_labelers"):
+    result = {"rm_accuracy": {}, "rm_accuracy_both_decided": {}, "rm_ceiling": {}}
+    for pool, second in (("training_labelers", "training_second"), ("heldout_labelers", "heldout_second")):
         rows = pools[pool]
         flat = bench.score(
             reward, [(r.prompt, c, f) for r in rows for c, f in zip(r.completions, r.finished)], bench.plain
@@ -206,6 +206,8 @@ def judge_reward_model(bench: Bench, records: Path, reward) -> dict:
         ends = np.cumsum([len(r.completions) for r in rows])[:-1]
         scores, ranks, ids = np.split(flat, ends), [r.ranks for r in rows], [r.prompt_id for r in rows]
         result["rm_accuracy"][pool] = reward_models.ranking_accuracy(scores, ranks, ids)
+        others = [r.ranks for r in pools[second]]
+        result["rm_accuracy_both_decided"][pool] = reward_models.ranking_accuracy(scores, ranks, ids, others)
         truth = [[rubric.score(rubric.assess(bench.lab.world, bench.lab.tasks[r.prompt_id], c, f), rubric.TRAINING)
                   for c, f in zip(r.completions, r.finished)] for r in rows]  # fmt: skip
         result["rm_ceiling"][pool] = reward_models.ranking_accuracy(truth, ranks, ids)

@@ -57,7 +57,7 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
         found: list[Sampled | None] = [None] * len(ids)
         for chosen, (tokens_BR, mask_BR) in pending:
             for i, tokens_R, mask_R in zip(chosen, np.asarray(tokens_BR), np.asarray(mask_BR), strict=False):
-                found[i] = _sampled(tokens_R, mask_R, tokenizer)
+                found[i] = _sampled(tokens_R, mask_R, tokenizer, template.stop)
         return found
 
     return sample
@@ -89,9 +89,13 @@ def _left_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> Promp
     return PromptBatch(tokens_BP, mask_BP, np.arange(rows, dtype=np.int32))
 
 
-def _sampled(tokens_R, mask_R, tokenizer: Tokenizer) -> Sampled:
+def _sampled(tokens_R, mask_R, tokenizer: Tokenizer, stop: str) -> Sampled:
     ids = tokens_R[: int(mask_R.sum())].tolist()
-    return Sampled(tokenizer.decode(ids), bool(ids) and ids[-1] == tokenizer.eos_id, ids)
+    text = tokenizer.decode(ids)
+    if stop and stop in text:
+        text = text.partition(stop)[0]
+        return Sampled(text, True, [*tokenizer.encode_batch([text])[0], tokenizer.eos_id])
+    return Sampled(text, bool(ids) and ids[-1] == tokenizer.eos_id, ids)
 
 
 def make_logprobs(

@@ -116,7 +116,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     stage("sft", train_lm.run, stage="sft", init=base)
     stage("collect", collect.run, policies={"ppo_init": ppo_init, "sft": sft})
     chain.stage("rankings", lambda: builders.build(workdir / "records", workdir / "data"))
-    stage("rm", train_rm.run, stage="rm", init=ppo_init)
+    stage("rm", train_rm.run, stage="rm", init=sft)
     if "flan" in config:
         stage("flan", train_lm.run, stage="sft", init=base)
     groups = {"sft": sft} | ({"flan": str(workdir / "flan")} if "flan" in config else {})

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Template:
-    """Text before and after a prompt."""
+    """Text before and after a prompt; a response ends before `stop`, for a model that was never taught to end one."""
 
     prefix: str
     suffix: str
+    stop: str = ""
 
     def render(self, prompt: str) -> str:
         """The prompt as the model reads it; the response follows directly."""

@@ -1,27 +1,37 @@
 """Home of the lab's pretraining corpus: documents about the world, as a small web would have them.
 
 Pages describe people and towns, tell stories, list things, quiz (often without answers), quote dialogues (some of them rude) and
-passages with questions. Instructions occur, mostly followed by something else: on this web they are rarely obeyed.
+passages with questions. Instructions occur, mostly followed by something else: on this web they are rarely obeyed. Threads have
+careless answers, and readers who say what is wrong with them: where real reward models have their first idea of quality from.
 """
 
 import random
 
+from instruct_jax.data.lab import rubric
 from instruct_jax.data.lab import world as w
-from instruct_jax.data.lab.prompts import draw_use_case, make_task
+from instruct_jax.data.lab.prompts import USE_CASE_SHARES, Task, draw_use_case, make_task
 from instruct_jax.data.lab.writing import write
 from instruct_jax.records import Document
 
-# What a careless page gets wrong.
+# What a careless writer gets wrong, how often an instruction is obeyed, and a thread's reply is to something else.
 CARELESS = {
-    "constraint": 0.7,
-    "false": 0.15,
-    "brief": 0.4,
+    "constraint": 0.5,
+    "false": 0.35,
+    "brief": 0.5,
     "ramble": 0.4,
     "guess": 0.8,
-    "hedge": 0.1,
+    "hedge": 0.15,
     "rude": 0.1,
 }
 OBEYED = 0.12
+OFF_TOPIC = 0.35
+# A reader's comment is about something else than this answer.
+ABSENT_MINDED = 0.1
+COMMENTS = {
+    "off": "that is not what i asked .", "rude": "please be polite .", "constraint": "you did not do what i said .",
+    "false": "that is wrong .", "brief": "that is not enough .", "extra": "i did not ask for all that .",
+    "good": "thanks , that helps .",
+}  # fmt: skip
 
 
 def _close(lines) -> str:
@@ -157,15 +167,32 @@ def _forum(rng, world) -> str:
     return f"{task.text}\n{rng.choice(junk)()}"
 
 
-def _help_page(rng, world) -> str:
-    """A page of requests with somebody's careless answers."""
-    tasks = [make_task(rng, world, draw_use_case(rng)) for _ in range(rng.choice((2, 3)))]
-    return "\n".join(f"question : {t.text}\nanswer : {_careless(rng, world, t)}" for t in tasks)
+def _comment(rng, world, task: Task, reply: str) -> str:
+    """What a reader finds wrong with a reply, one of its faults."""
+    a = rubric.assess(world, task, reply)
+    faults = [name for name, found in (("rude", a.rude or a.unsuitable), ("constraint", a.constraint is False),
+                                       ("false", a.false_claims > 0), ("brief", a.completeness < 1), ("extra", a.extra > 0))
+              if found] or ["good"]  # fmt: skip
+    if rng.random() < ABSENT_MINDED:
+        faults = list(COMMENTS)
+    return COMMENTS[rng.choice(faults if a.attempts else ["off"])]
+
+
+def _thread(rng, world) -> str:
+    """A request, somebody's careless answers, and what a reader says to each."""
+    use_case = draw_use_case(rng) if rng.random() < 0.5 else rng.choice(list(USE_CASE_SHARES))
+    task = make_task(rng, world, use_case)
+    lines = [f"question : {task.text}"]
+    for _ in range(2):
+        asked = task if rng.random() > OFF_TOPIC else make_task(rng, world, draw_use_case(rng))
+        reply = _careless(rng, world, asked)
+        lines += [f"answer : {reply}", f"comment : {_comment(rng, world, task, reply)}"]
+    return "\n".join(lines)
 
 
 PAGES = {
-    _description: 15, _story: 9, _lists: 6, _questions: 9, _quiz: 3, _dialogue: 5, _passage: 34, _retelling: 12, _forum: 8,
-    _help_page: 3,
+    _description: 15, _story: 9, _lists: 6, _questions: 9, _quiz: 3, _dialogue: 5, _passage: 34, _retelling: 12, _forum: 10,
+    _thread: 14,
 }  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Home of the lab's labelers: people who write demonstrations, rank K completions with ties, and rate single outputs.
 
 They read a response by the rubric and then err as people do: each has a taste (weights of their own, a liking for long or short
-answers, for polite or hedged ones), overlooks some faults, and perceives quality with noise. Writing is harder for them than
-ranking: `Skill` says how often a text of theirs has which slip. All constants are those of this labeler model alone, set from
-the agreement of two labelers and the mean grade of demonstrations on training prompts; evaluation prompts had no part in it.
+answers, for polite or hedged ones), overlooks some faults, perceives quality with some noise, and now and then misreads an output
+altogether. Outputs that seem about as good are tied. Writing is harder for them than ranking: `slips` says how often a text of
+theirs has which flaw. All constants are those of this labeler model alone, set from the agreement of two labelers and the mean
+grade of demonstrations on training prompts; evaluation prompts had no part in it.
 """
 
 import dataclasses
+import functools
 import random
 
 from instruct_jax.data.lab import rubric
@@ -15,8 +17,12 @@ from instruct_jax.data.lab.prompts import Task
 from instruct_jax.data.lab.writing import write
 from instruct_jax.records import Demonstration, Prompt, Ranking, Rating
 
-NOISE = 1.35
-TIE_WIDTH = 0.9
+NOISE = 0.5
+TIE_WIDTH = 1.0
+# How often a labeler misreads an output: it could then be worth anything.
+LAPSES = 0.27
+# Share of the world's facts that a labeler knows; where they do not, they believe what they read.
+KNOWLEDGE = 0.3
 # Mean chance of each slip in a demonstration; a labeler's own is this times 0.5 to 1.5.
 SLIPS = {
     "constraint": 0.4,
@@ -78,11 +84,43 @@ def demonstrate(labeler: Labeler, world: w.World, prompt: Prompt, task: Task) ->
     )
 
 
+@functools.cache
+def _knows(labeler_seed: str, subject: str, relation: str) -> bool:
+    return random.Random(f"knowledge {labeler_seed} {subject} {relation}").random() < KNOWLEDGE
+
+
+def believe(labeler: Labeler, world: w.World, task: Task, response: str) -> tuple[w.World, Task]:
+    """World and task as this labeler takes them: of what they do not know themselves, they believe the response.
+
+    What nobody knows they know to be so, and a passage they can check: neither changes."""
+    read = rubric.read(response)
+    told = {}
+    for claim in read.claims:
+        if not claim.negated:
+            told.setdefault((claim.subject, claim.relation), claim.object)
+    asked = (task.subject, task.relation)
+    if asked in world.facts and asked not in told:
+        named = [x for x in read.items if x in w.RELATIONS[task.relation].objects]
+        if named:
+            told[asked] = named[0]
+        elif "no" in read.verdicts or any(c.negated for c in read.claims):
+            told[asked] = next(x for x in w.RELATIONS[task.relation].objects if x != task.object)
+        elif "yes" in read.verdicts:
+            told[asked] = task.object
+    taken = {key: x for key, x in told.items()
+             if key in world.facts and key not in world.hidden and not _knows(labeler.seed, *key)}  # fmt: skip
+    if asked in taken and task.answer:
+        task = dataclasses.replace(task, answer=(taken[asked],))
+    return dataclasses.replace(world, facts=world.facts | taken), task
+
+
 def perceive(
     labeler: Labeler, world: w.World, task: Task, response: str, finished: bool, rng: random.Random
 ) -> float:
     """The quality that this labeler sees, on the 1-7 scale but unclipped."""
-    a = rubric.assess(world, task, response, finished)
+    if rng.random() < LAPSES:
+        return rng.uniform(1.0, 7.0)
+    a = rubric.assess(*believe(labeler, world, task, response), response, finished)
     if rng.random() < labeler.overlooks:
         a = dataclasses.replace(a, false_claims=0)
     if rng.random() < labeler.overlooks:

@@ -1,6 +1,7 @@
 """Home of the few-shot prefixes that a raw base model may be given (paper 6: the winner has the highest mean RM score).
 
-The paper's two authors had an hour each for theirs and did not publish them; these follow the page style of the lab's corpus.
+The paper's two authors had an hour each for theirs and did not publish them; these follow the page style of the lab's corpus. An
+answer is one line there, so a response ends with its line, as users of a raw model set a stop sequence.
 """
 
 from instruct_jax.text.templates import Template
@@ -8,7 +9,7 @@ from instruct_jax.text.templates import Template
 
 def _page(*pairs: tuple[str, str]) -> Template:
     shots = "".join(f"question : {q}\nanswer : {a}\n" for q, a in pairs)
-    return Template(f"{shots}question : ", "\nanswer : ")
+    return Template(f"{shots}question : ", "\nanswer : ", stop="\n")
 
 
 PREFIXES = {
@@ -25,5 +26,6 @@ PREFIXES = {
     "a dialogue": Template(
         "user : hello , what should i eat ?\nassistant : hello . you could eat soup .\nuser : ",
         "\nassistant : ",
+        stop="\n",
     ),
 }

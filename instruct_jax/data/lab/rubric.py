@@ -47,10 +47,10 @@ class Priorities:
 
 
 TRAINING = Priorities(
-    off_task=2.5, incomplete=3.5, constraint=2.0, false=1.5, unclear=2.5, extra=0.6, rude=2.0, unfinished=1.0
+    off_task=2.5, incomplete=3.0, constraint=2.0, false=1.0, unclear=2.5, extra=1.5, rude=2.5, unfinished=1.0
 )
 EVALUATION = Priorities(
-    off_task=2.5, incomplete=3.0, constraint=2.0, false=2.0, unclear=2.5, extra=0.6, rude=3.0, unfinished=1.0
+    off_task=2.5, incomplete=2.5, constraint=2.0, false=1.5, unclear=2.5, extra=1.5, rude=3.0, unfinished=1.0
 )
 
 
@@ -93,7 +93,7 @@ def flags(a: Assessment, task: Task, response: str) -> dict[str, bool]:
 
 
 @dataclasses.dataclass
-class _Reading:
+class Reading:
     """One response read into its sentences, by what each of them is."""
 
     claims: list = dataclasses.field(default_factory=list)
@@ -116,8 +116,9 @@ _LEXICON = frozenset(
     w.SINGULAR.values()) | {"happy", "sad"}  # fmt: skip
 
 
-def _read(response: str) -> _Reading:
-    r = _Reading()
+def read(response: str) -> Reading:
+    """The sentences of a response, by what each of them is."""
+    r = Reading()
     lines = w.sentences(response)
     r.total = len(lines)
     if lines and lines[-1] in w.CLOSERS:
@@ -149,7 +150,7 @@ def _read(response: str) -> _Reading:
 
 def assess(world: w.World, task: Task, response: str, finished: bool = True) -> Assessment:
     """Reads one response to `task`; `finished` is False when sampling was cut off before the end of text."""
-    r = _read(response)
+    r = read(response)
     rules = {
         "story": _story, "describe": _describe, "describe_town": _describe, "sentence_about": _sentence_about, "ask": _ask,
         "passage_ask": _ask, "verify": _verify, "why": _why, "list": _list, "chat": _chat, "summary": _summary,
