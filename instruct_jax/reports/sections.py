@@ -91,29 +91,34 @@ def _quality(data: dict) -> dict | None:
             f"prompts that bring their own facts, the constraint those that state one. {'; '.join(parts)}."
         )
         figures.append(_figure("flags", plots.flag_rates, (flags,), "What the responses do.", caption))
-    rows = []
-    for model in in_order({**likert, **flags, **lengths}):
-        length, marks = lengths.get(model) or {}, flags.get(model) or {}
-        cells = [amount(likert.get(model))]
-        for rate in ("attempts_task", "appropriate", "satisfies_constraint", "hallucination"):
-            cells.append(share(marks.get(rate)))
-        cells[4:4] = [_n(marks.get("satisfies_constraint"))]
-        rows.append(
-            [label(model), *cells, _n(marks.get("hallucination")), number(length.get("mean"), 1)]
-            + [percent(length.get("finished")), _n(likert.get(model) or marks.get("attempts_task") or length)]
-        )
-    columns = [
-        "Model",
-        "Likert",
-        "Attempts the task",
-        "Appro\u00adpriate",
-        "Keeps the constraint",
-        "n with one",
-    ]
-    columns += ["Halluci\u00adnates", "n closed domain", "Tokens", "Ends itself", "n"]
-    return _section(
-        "quality", "Quality and conduct", figures, [_table("Likert and marks", columns, rows)] if rows else []
+    models = in_order({**likert, **flags, **lengths})
+
+    def rows(*cells):
+        return [[label(model), *(cell(model) for cell in cells)] for model in models]
+
+    def marked(rate):
+        return lambda model: share((flags.get(model) or {}).get(rate))
+
+    def marked_n(rate):
+        return lambda model: _n((flags.get(model) or {}).get(rate))
+
+    def of_length(text, key):
+        return lambda model: text((lengths.get(model) or {}).get(key))
+
+    quality = rows(lambda m: amount(likert.get(m)), marked("attempts_task"), marked("appropriate"),
+                   lambda m: _n(likert.get(m) or (flags.get(m) or {}).get("attempts_task")))  # fmt: skip
+    kept, invented = "satisfies_constraint", "hallucination"
+    faults = rows(marked(kept), marked_n(kept), marked(invented), marked_n(invented))
+    sizes = rows(
+        of_length(lambda x: number(x, 1), "mean"), of_length(percent, "finished"), of_length(count, "n")
     )
+    tables = [
+        _table("Grade and conduct", ["Model", "Likert", "Attempts the task", "Appro\u00adpriate", "n"], quality),
+        _table("Constraints and hallucination", ["Model", "Keeps the constraint", "n with one", "Halluci\u00adnates",
+                                                 "n closed domain"], faults),
+        _table("Length", ["Model", "Tokens", "Ends itself", "n"], sizes),
+    ]  # fmt: skip
+    return _section("quality", "Quality and conduct", figures, tables if models else [])
 
 
 def _use_cases(data: dict) -> dict | None:
@@ -178,24 +183,7 @@ def _reward_model(data: dict) -> dict | None:
                 caption,
             )
         )
-        rows = [
-            [f"Reward model, {POOLS[pool].lower()}", *_pairs(accuracy[pool])]
-            for pool in POOLS
-            if pool in accuracy
-        ]
-        common = data.get("rm_accuracy_both_decided") or {}
-        rows += [
-            [f"The same, pairs that a second one decided too, {POOLS[pool].lower()}", *_pairs(common[pool])]
-            for pool in POOLS
-            if pool in common
-        ]
-        heldout = data.get("labeler_agreement_heldout")
-        rows += [["Two labelers", *_pairs(agreement)]] if agreement else []
-        rows += [["Two held-out labelers", *_pairs(heldout)]] if heldout else []
-        rows += [
-            [f"Ceiling, {POOLS[pool].lower()}", *_pairs(ceiling[pool])] for pool in POOLS if pool in ceiling
-        ]
-        tables.append(_table("Pairs ordered alike", ["", "Alike", "n pairs", "Tied, left out"], rows))
+        tables.append(_ordered_alike(data))
     if data.get("rm_calibration"):
         bins = data["rm_calibration"]
         caption = (
@@ -215,6 +203,25 @@ def _reward_model(data: dict) -> dict | None:
             )
         )
     return _section("reward-model", "Reward model", figures, tables)
+
+
+def _ordered_alike(data: dict) -> dict:
+    rows = [
+        [text.format(pool=POOLS[pool].lower()), *_pairs(data[key][pool])]
+        for key, text in (
+            ("rm_accuracy", "Reward model, {pool}"),
+            ("rm_accuracy_both_decided", "Reward model, pairs that two {pool} decided"),
+            ("rm_ceiling", "Ceiling, {pool}"),
+        )
+        for pool in POOLS
+        if pool in (data.get(key) or {})
+    ]
+    for key, text in (
+        ("labeler_agreement", "Two labelers"),
+        ("labeler_agreement_heldout", "Two held-out labelers"),
+    ):
+        rows += [[text, *_pairs(data[key])]] if data.get(key) else []
+    return _table("Pairs ordered alike", ["", "Alike", "n pairs", "Tied, left out"], rows)
 
 
 def _pairs(value: dict) -> list[str]:
