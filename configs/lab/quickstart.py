@@ -2,8 +2,7 @@
 
     python -m instruct_jax.main --config configs/lab/quickstart.py --workdir runs/quickstart
 
-Measured expectation (README, "What has run"): PPO-ptx preferred to SFT in 63 % of prompts, 7 min 20 s with a cold compile cache.
-The study (configs/lab/study.py) adds PPO without ptx and the FLAN-style baseline, more data and longer training.
+README, "What has run", says what came out and how long it took. The study (configs/lab/study.py) adds PPO without ptx and the FLAN-style baseline, more data and longer training.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +21,7 @@ def get_config():
             reward_model=dict(variant="lab", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
-                prompts=15_000,
+                prompts=13_000,
                 users=800,
                 documents=20_000,
                 valid_documents=400,
@@ -51,7 +50,7 @@ def get_config():
                 optimizer=dict(learning_rate=1e-3, eps=1e-8),
                 train=dict(epochs=1),
             ),
-            select=dict(select=dict(prompts=192, batch_size=192, max_prompt=96)),
+            select=dict(select=dict(prompts=128, batch_size=128, max_prompt=96)),
             ppo_ptx=dict(
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
                 value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
@@ -68,7 +67,7 @@ def get_config():
                 ),
             ),
             evaluate=dict(
-                evaluate=dict(prompts=600, batch_size=200, curve_prompts=200, task_items=200, max_prompt=96)
+                evaluate=dict(prompts=500, batch_size=250, curve_prompts=150, task_items=150, max_prompt=96)
             ),
         )
     ).lock()
