@@ -2,7 +2,8 @@
 
     python -m instruct_jax.main --config configs/lab/quickstart.py --workdir runs/quickstart
 
-README, "What has run", says what came out and how long it took. The study (configs/lab/study.py) adds PPO without ptx and the FLAN-style baseline, more data and longer training.
+README, "What has run", says what came out and how long it took. The study (configs/lab/study.py) adds PPO without ptx and the
+FLAN-style baseline, more data and longer training.
 """
 
 from ml_collections import ConfigDict
