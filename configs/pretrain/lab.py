@@ -24,6 +24,6 @@ def get_config():
         dict(learning_rate=3e-3, warmup_steps=100, warmup_start=0.01, grad_clip=1.0, eps=1e-8, tf_style=False)
     )
     config.train = ConfigDict(dict(steps=4_600, log_every=50, save_every=150, valid_batches=8))
-    config.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1))
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
     config.init = ""
     return config.lock()
