@@ -52,6 +52,11 @@ def test_pooled_intervals_shrink_with_the_root_of_the_seeds_and_weigh_by_n():
     assert lopsided["low"] == pytest.approx(0.9 - 0.2 / math.sqrt(2)) and lopsided["high"] < 1
 
 
+def test_the_same_items_asked_again_give_no_narrower_interval():
+    pooled = pool([interval(0.5), interval(0.6)], shared=True)
+    assert pooled == pytest.approx({"mean": 0.55, "low": 0.53, "high": 0.57, "n": 100})
+
+
 def test_every_claim_that_holds_is_said_to_hold():
     found = claims([summary(0), summary(1)])
     assert len(found) == 11 and set(found.values()) == {"yes"}

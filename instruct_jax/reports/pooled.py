@@ -1,7 +1,8 @@
 """Home of the table over several seeds: their summaries in, one page of Markdown out, with the paper's claims marked true or false.
 
 A pooled mean weighs the seeds by their n; its 95 % interval comes from theirs, which are independent (other users, labelers and
-training runs, the same world and base model). The seeds' own values stand beside it: three are too few for an interval over seeds.
+training runs, the same world and base model), except for the pretraining tasks, which ask every seed the same. The seeds' own values
+stand beside it: three are too few for an interval over seeds.
 """
 
 import math
@@ -12,17 +13,19 @@ from instruct_jax.reports.text import amount, count, percent, share
 ORDER = ("base", "prompted", "sft", "ppo_ptx")
 
 
-def pool(values: list[dict]) -> dict:
-    """Independent intervals {mean, low, high, n} as one."""
+def pool(values: list[dict], shared: bool = False) -> dict:
+    """Intervals {mean, low, high, n} as one: of independent items or, `shared`, of the same items in every seed, whose n does not
+    add up and whose errors do not cancel.
+    """
     n = sum(value["n"] for value in values)
     weights = [value["n"] / n for value in values]
     mean = sum(weight * value["mean"] for weight, value in zip(weights, values))
 
     def reach(bound: str) -> float:
-        return math.sqrt(
-            sum((weight * (value[bound] - value["mean"])) ** 2 for weight, value in zip(weights, values))
-        )
+        parts = [weight * abs(value[bound] - value["mean"]) for weight, value in zip(weights, values)]
+        return sum(parts) if shared else math.sqrt(sum(part**2 for part in parts))
 
+    n = max(value["n"] for value in values) if shared else n
     return {"mean": mean, "low": mean - reach("low"), "high": mean + reach("high"), "n": n}
 
 
@@ -47,7 +50,7 @@ def _values(summaries, *path) -> list[dict]:
 
 def _pooled(summaries, *path) -> dict | None:
     values = _values(summaries, *path)
-    return pool(values) if values else None
+    return pool(values, shared=path[0] == "pretraining_tasks") if values else None
 
 
 def _untied(summaries, model) -> dict | None:
