@@ -114,7 +114,7 @@ def _tasks(summaries) -> str:
 
 
 def _claims(summaries) -> str:
-    rows = [[text, "–" if holds is None else "yes" if holds else "**no**", detail] for text, holds, detail in
+    rows = [[text, "yes" if holds else "**no**", detail] for text, holds, detail in
             (*_order(summaries), *_preference(summaries), *_labelers(summaries), _tax(summaries))]  # fmt: skip
     return _table(["Claim", "holds", "figures"], rows)
 

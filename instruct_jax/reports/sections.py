@@ -105,18 +105,19 @@ def _quality(data: dict) -> dict | None:
     def of_length(text, key):
         return lambda model: text((lengths.get(model) or {}).get(key))
 
-    quality = rows(lambda m: amount(likert.get(m)), marked("attempts_task"), marked("appropriate"),
-                   lambda m: _n(likert.get(m) or (flags.get(m) or {}).get("attempts_task")))  # fmt: skip
+    def responses(model):
+        return _n(likert.get(model) or (flags.get(model) or {}).get("attempts_task") or lengths.get(model))
+
+    grades = rows(lambda model: amount(likert.get(model)), marked("attempts_task"), responses)
     kept, invented = "satisfies_constraint", "hallucination"
     faults = rows(marked(kept), marked_n(kept), marked(invented), marked_n(invented))
-    sizes = rows(
-        of_length(lambda x: number(x, 1), "mean"), of_length(percent, "finished"), of_length(count, "n")
-    )
+    conduct = rows(marked("appropriate"), of_length(lambda x: number(x, 1), "mean"), of_length(percent, "finished"),
+                   responses)  # fmt: skip
     tables = [
-        _table("Grade and conduct", ["Model", "Likert", "Attempts the task", "Appro\u00adpriate", "n"], quality),
+        _table("Grade", ["Model", "Likert", "Attempts the task", "n"], grades),
         _table("Constraints and hallucination", ["Model", "Keeps the constraint", "n with one", "Halluci\u00adnates",
                                                  "n closed domain"], faults),
-        _table("Length", ["Model", "Tokens", "Ends itself", "n"], sizes),
+        _table("Conduct and length", ["Model", "Appro\u00adpriate", "Tokens", "Ends itself", "n"], conduct),
     ]  # fmt: skip
     return _section("quality", "Quality and conduct", figures, tables if models else [])
 

@@ -3,8 +3,8 @@
 They read a response by the rubric and then err as people do: each has a taste (weights of their own, a liking for long or short
 answers, for polite or hedged ones), overlooks some faults, perceives quality with some noise, and now and then misreads an output
 altogether. Outputs that seem about as good are tied. Writing is harder for them than ranking: `slips` says how often a text of
-theirs has which flaw. All constants are those of this labeler model alone, set from the agreement of two labelers and the mean
-grade of demonstrations on training prompts; evaluation prompts had no part in it.
+theirs has which flaw. The constants were set on other seeds than the study's, from two labelers' agreement on training and
+validation prompts, the mean grade of demonstrations, and what a reward model could learn of them; test prompts had no part in it.
 """
 
 import dataclasses
