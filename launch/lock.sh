@@ -23,6 +23,6 @@ PYTHON
 
 compile pyproject.toml -o requirements.txt "$@"
 { list build-system.requires && echo pip; } | compile - -o requirements-build.txt "$@"
-for extra in dev tpu cuda; do
+for extra in dev real tpu cuda; do
   list "project.optional-dependencies.$extra" | compile - -c requirements.txt -o "requirements-$extra.txt" "$@"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment: bash launch/setup.sh [--dev] [--tpu | --cuda]
+# Makes the virtual environment: bash launch/setup.sh [--dev] [--real] [--tpu | --cuda]
 #
 # Everything comes from the hashed locks, through plain pip. Run again, it does nothing unless a lock or the
 # Python changed. An environment whose making was interrupted is made anew.
@@ -12,9 +12,9 @@ VENV="${VENV:-.venv}"
 names=(requirements)
 for argument in "$@"; do
   case "$argument" in
-    --dev | --tpu | --cuda) names+=("requirements-${argument#--}") ;;
+    --dev | --real | --tpu | --cuda) names+=("requirements-${argument#--}") ;;
     *)
-      echo "setup.sh: unknown argument '$argument'; known are --dev --tpu --cuda" >&2
+      echo "setup.sh: unknown argument '$argument'; known are --dev --real --tpu --cuda" >&2
       exit 2
       ;;
   esac

@@ -1,0 +1,1 @@
+"""Checkpoints that others trained, and ours for others to load."""
