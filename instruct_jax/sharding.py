@@ -18,13 +18,11 @@ BATCH_AXES = ("data", "fsdp")
 
 # Optimizer moments and averages follow the same rows, because their paths end with the parameter's.
 RULES = (
-    (r"embed/tokens", PartitionSpec("tensor", "fsdp")),
+    (r"(embed|unembed)/tokens", PartitionSpec("tensor", "fsdp")),
     (r"embed/positions", PartitionSpec(None, "fsdp")),
-    (r"layers/(attention|mlp)_norm/(scale|bias)", PartitionSpec()),
-    (r"layers/qkv/kernel", PartitionSpec(None, None, "fsdp", "tensor")),
-    (r"layers/qkv/bias", PartitionSpec(None, None, "tensor")),
-    (r"layers/up/kernel", PartitionSpec(None, "fsdp", "tensor")),
-    (r"layers/up/bias", PartitionSpec(None, "tensor")),
+    (r"layers/((attention|mlp)(_post)?|q|k)_norm/(scale|bias)", PartitionSpec()),
+    (r"layers/(q|k|v|gate|up)/kernel", PartitionSpec(None, "fsdp", "tensor")),
+    (r"layers/(q|k|v|gate|up)/bias", PartitionSpec(None, "tensor")),
     (r"layers/(out|down)/kernel", PartitionSpec(None, "tensor", "fsdp")),
     (r"layers/(out|down)/bias", PartitionSpec()),
     (r"norm/(scale|bias)", PartitionSpec()),

@@ -35,7 +35,7 @@ def _document(params, tokens, config):
     for n in range(config.layers):
         layer = _index(p["layers"], n)
         y = _norm(x, layer["attention_norm"])
-        q, k, v = (y @ layer["qkv"]["kernel"][i] + layer["qkv"]["bias"][i] for i in range(3))
+        q, k, v = (y @ layer[name]["kernel"] + layer[name]["bias"] for name in ("q", "k", "v"))
         mixed = np.zeros_like(x)
         for h in range(config.heads):
             cut = slice(h * config.head_dim, (h + 1) * config.head_dim)

@@ -49,7 +49,7 @@ def scripted(token_of, calls=None, vocab=8):
         logits = jnp.where(jnp.arange(vocab)[None] == token_of(rows, step)[:, None], 0.0, -1e30)
         return logits, dataclasses.replace(cache, length=jnp.int32(step + 1))
 
-    config = SimpleNamespace(layers=1, heads=1, head_dim=1, dtype="float32", unroll=False)
+    config = SimpleNamespace(layers=1, kv_heads=1, head_dim=1, dtype="float32", unroll=False)
     return SimpleNamespace(config=config, apply=apply)
 
 

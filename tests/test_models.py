@@ -228,7 +228,7 @@ def test_dropout_touches_only_what_the_layers_add_to_the_residual(tiny_model, ti
 
 
 def test_dropout_keeps_the_mean():
-    from instruct_jax.models.transformer import _dropout
+    from instruct_jax.models.layers import _dropout
 
     kept = np.asarray(_dropout(jnp.full((400, 100), 2.0), 0.2, jax.random.key(0)))
     assert set(np.unique(kept)) == {0.0, 2.5}

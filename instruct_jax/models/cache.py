@@ -17,7 +17,7 @@ from instruct_jax.models.variants import TransformerConfig
 class KVCache:
     """Keys and values of all layers, the mask of real tokens and the number of filled positions.
 
-    Keys and values are one stack [N, B, H, S, C] where the layers are scanned, and a tuple of N arrays [B, H, S, C]
+    Keys and values are one stack [N, B, G, S, C] where the layers are scanned, and a tuple of N arrays [B, G, S, C]
     where they are written out: slicing a layer off a stack copies it, every token. Heads come before positions so
     that attention reads the cache as it lies.
     """
@@ -30,7 +30,7 @@ class KVCache:
 
 def init_cache(config: TransformerConfig, batch: int, size: int, dtype=None) -> KVCache:
     """An empty cache for `batch` rows of at most `size` tokens, in `dtype` (None: the model's)."""
-    shape = (batch, config.heads, size, config.head_dim)
+    shape = (batch, config.kv_heads, size, config.head_dim)
     dtype = config.dtype if dtype is None else dtype
 
     def empty():
@@ -41,11 +41,11 @@ def init_cache(config: TransformerConfig, batch: int, size: int, dtype=None) -> 
     return KVCache(empty(), empty(), mask_BS=jnp.zeros((batch, size), bool), length=jnp.zeros((), jnp.int32))
 
 
-def fill(cache, new_NBHPC: jax.Array):
+def fill(cache, new_NBGPC: jax.Array):
     """The keys (or values) of every layer with the first P positions written."""
     if isinstance(cache, tuple):
-        return tuple(write(layer, new_NBHPC[n], 0) for n, layer in enumerate(cache))
-    return write(cache, new_NBHPC, 0)
+        return tuple(write(layer, new_NBGPC[n], 0) for n, layer in enumerate(cache))
+    return write(cache, new_NBGPC, 0)
 
 
 def write(cache: jax.Array, new: jax.Array, position, layer=None) -> jax.Array:

@@ -15,30 +15,48 @@ from instruct_jax.models.attention.xla import MASKED
 from instruct_jax.sharding import BATCH_AXES, current_mesh
 
 
-def next_logits(hidden_BD: jax.Array, tokens_VD: jax.Array, vocab: int) -> jax.Array:
-    """f32 logits over the padded vocabulary, whose padding is masked; [B, V]."""
-    return _logits(hidden_BD, tokens_VD.astype(hidden_BD.dtype), jnp.arange(tokens_VD.shape[0]), vocab)
+def next_logits(
+    hidden: jax.Array, tokens_VD: jax.Array, vocab: int, softcap: float | None = None
+) -> jax.Array:
+    """f32 logits over the padded vocabulary, whose padding is masked, of states [..., D]; [..., V]."""
+    ids_V = jnp.arange(tokens_VD.shape[0])
+    flat_XD = hidden.reshape(-1, hidden.shape[-1])
+    logits_XV = _logits(flat_XD, tokens_VD.astype(hidden.dtype), ids_V, vocab, softcap, 1.0)
+    return logits_XV.reshape(*hidden.shape[:-1], -1)
 
 
-def token_logprobs(hidden_BXD, targets_BX, tokens_VD, vocab: int, chunk: int) -> tuple[jax.Array, jax.Array]:
+def token_logprobs(
+    hidden_BXD,
+    targets_BX,
+    tokens_VD,
+    vocab: int,
+    chunk: int,
+    *,
+    softcap: float | None = None,
+    temperature=1.0,
+) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and entropy of its distribution, both f32[B, X], from hidden states.
 
-    At most `chunk` tokens' logits are alive on a device, forward and backward. Under a mesh the vocabulary matrix is
-    gathered once for all chunks and stays split over `tensor`; its gradient is reduced once.
+    Logits are bent to within ±softcap where one is given, then divided by `temperature`. At most `chunk` tokens' logits
+    are alive on a device, forward and backward. Under a mesh the vocabulary matrix is gathered once for all chunks and
+    stays split over `tensor`; its gradient is reduced once.
     """
     tokens_VD = tokens_VD.astype(hidden_BXD.dtype)
+    score = partial(_score, vocab=vocab, softcap=softcap)
     if current_mesh(hidden_BXD.shape[0]) is None:
-        return _chunked(hidden_BXD, targets_BX, tokens_VD, vocab=vocab, chunk=chunk, axis=None)
+        score = partial(score, tokens_VD=tokens_VD, axis=None, temperature=temperature)
+        return _chunked(hidden_BXD, targets_BX, score, chunk)
     rows = PartitionSpec(BATCH_AXES)
 
-    def local(hidden_BXD, targets_BX, tokens_VD):
+    def local(hidden_BXD, targets_BX, tokens_VD, temperature):
         tokens_VD = lax.all_gather(tokens_VD, "fsdp", axis=1, tiled=True)
-        return _chunked(hidden_BXD, targets_BX, tokens_VD, vocab=vocab, chunk=chunk, axis="tensor")
+        over_mesh = partial(score, tokens_VD=tokens_VD, axis="tensor", temperature=temperature)
+        return _chunked(hidden_BXD, targets_BX, over_mesh, chunk)
 
     mapped = jax.shard_map(
-        local, in_specs=(rows, rows, PartitionSpec("tensor", "fsdp")), out_specs=(rows, rows)
+        local, in_specs=(rows, rows, PartitionSpec("tensor", "fsdp"), PartitionSpec()), out_specs=(rows, rows)
     )
-    return mapped(hidden_BXD, targets_BX, tokens_VD)
+    return mapped(hidden_BXD, targets_BX, tokens_VD, jnp.asarray(temperature, jnp.float32))
 
 
 def scalar_values(hidden_BTD: jax.Array, head: dict) -> jax.Array:
@@ -51,10 +69,9 @@ def init_head(key: jax.Array, width: int) -> dict:
     return {"kernel": jax.random.normal(key, (width,)) * (width + 1) ** -0.5, "bias": jnp.zeros(())}
 
 
-def _chunked(hidden_BXD, targets_BX, tokens_VD, *, vocab, chunk, axis):
+def _chunked(hidden_BXD, targets_BX, score, chunk):
     B, X, D = hidden_BXD.shape
     hidden, targets = hidden_BXD.reshape(B * X, D), targets_BX.reshape(B * X)
-    score = partial(_score, tokens_VD=tokens_VD, vocab=vocab, axis=axis)
     if B * X <= chunk:
         logprobs, entropy = score(hidden, targets)
     else:
@@ -66,11 +83,11 @@ def _chunked(hidden_BXD, targets_BX, tokens_VD, *, vocab, chunk, axis):
     return logprobs.reshape(-1)[: B * X].reshape(B, X), entropy.reshape(-1)[: B * X].reshape(B, X)
 
 
-def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
+def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis, softcap, temperature):
     V = tokens_VD.shape[0]
     first = 0 if axis is None else lax.axis_index(axis) * V
     over_vocab = (lambda x: x) if axis is None else partial(lax.psum, axis_name=axis)
-    logits_XV = _logits(hidden_XD, tokens_VD, first + jnp.arange(V), vocab)
+    logits_XV = _logits(hidden_XD, tokens_VD, first + jnp.arange(V), vocab, softcap, temperature)
     peak_X = lax.stop_gradient(logits_XV.max(axis=-1))
     peak_X = peak_X if axis is None else lax.pmax(peak_X, axis)
     weights_XV = jnp.exp(logits_XV - peak_X[:, None])
@@ -83,8 +100,10 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis):
     return picked_X - log_total_X, log_total_X - mean_X
 
 
-def _logits(hidden_XD, tokens_VD, ids_V, vocab):
+def _logits(hidden_XD, tokens_VD, ids_V, vocab, softcap, temperature):
     logits_XV = lax.dot_general(
         hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
+    if softcap is not None:
+        logits_XV = softcap * jnp.tanh(logits_XV / softcap) / temperature
     return jnp.where((ids_V < vocab)[None], logits_XV, MASKED)

@@ -1,12 +1,12 @@
-"""The home of the GPT-3 transformer and of its two models: the policy (vocabulary head) and the scalar model.
+"""The home of the transformer and of its two models: the policy (vocabulary head) and the scalar model.
 
-As the paper's: pre-LN, learned absolute positions, tanh-GELU, biases, tied embeddings, residual dropout. Unlike it,
-all attention layers are dense, and computation is float32 or bfloat16 where the paper used fp16. Parameters are a
-plain dict with every layer stacked on a leading axis N, so policy, reward and value model share all but the head.
+The paper's GPT-3 by default: pre-LN, learned absolute positions, tanh-GELU, biases, tied embeddings, residual dropout. Unlike it,
+all attention layers are dense, and computation is float32 or bfloat16 where the paper used fp16. TransformerConfig's switches make
+other families of it. Parameters are a plain dict with every layer stacked on a leading axis N, so policy, reward and value model
+share all but the head.
 """
 
-import math
-from operator import itemgetter
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,18 @@ from flax import linen as nn
 from jax import lax
 
 from instruct_jax.errors import InputError
-from instruct_jax.models import heads
-from instruct_jax.models.attention.xla import attend, causal_mask
+from instruct_jax.models import heads, layers, rope
+from instruct_jax.models.attention.xla import attend, causal_mask, near_mask
 from instruct_jax.models.cache import KVCache, fill, write
 from instruct_jax.models.variants import TransformerConfig
 from instruct_jax.sharding import constrain_rows
 
-NORM_EPS = 1e-5
+
+class Sight(NamedTuple):
+    """What a layer's queries may read and the turns of their positions; None where no layer or no rotation needs it."""
+
+    mask_BTS: jax.Array | None
+    angles: rope.Angles | None
 
 
 class Backbone(nn.Module):
@@ -30,35 +35,56 @@ class Backbone(nn.Module):
 
     def setup(self):
         self.embed = self.param("embed", _init_embed, self.config)
-        self.layers = self.param("layers", _init_layers, self.config)
-        self.norm = self.param("norm", _init_norm, (self.config.width,))
+        self.layers = self.param("layers", layers.init_layers, self.config)
+        self.norm = self.param("norm", lambda _key: layers.init_norm(self.config, self.config.width))
 
     def hidden(self, tokens_BT, segments_BT, *, deterministic: bool = True) -> jax.Array:
         """States after the final norm, f32[B, T, D]; drops out only with deterministic=False."""
         _check_length(tokens_BT.shape[1], self.config)
         mask_BTS = causal_mask(segments_BT)
+        positions_BT = _positions(mask_BTS)
+        sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)
         dropout_key = None if deterministic or not self.config.dropout else self.make_rng("dropout")
-        x_BTD = self._embedded(tokens_BT, _positions(mask_BTS))
+        x_BTD = self._embedded(tokens_BT, positions_BT)
 
-        def body(x_BTD, layer_and_key):
-            layer, key = layer_and_key
-            attention = lambda q, k, v: (attend(q, k, v, mask_BTS), None)  # noqa: E731
-            return _block(x_BTD, layer, attention, self.config, key)
+        def body(x_BTD, of_layer):
+            layer, local, key = of_layer
+            sight = _sight(sights, local)
+            attention = lambda q, k, v: (self._attend(q, k, v, sight.mask_BTS), None)  # noqa: E731
+            return layers.block(x_BTD, layer, attention, self.config, key, sight.angles)
 
         keys_N = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
-        x_BTD, _ = self._scan(_remat(body, self.config), x_BTD, (self.layers, keys_N))
-        return _layer_norm(x_BTD.astype(jnp.float32), self.norm)
+        x_BTD, _ = self._scan(layers.remat(body, self.config), x_BTD, keys_N)
+        return layers.norm(x_BTD.astype(jnp.float32), self.norm, self.config)
 
-    def _scan(self, body, carry, xs):
-        return lax.scan(body, carry, xs, unroll=self.config.unroll)
+    def _scan(self, body, carry, *xs):
+        """`body(carry, (layer, whether it has the window, *xs))` over the layers."""
+        local_N = _local(self.config)
+        if len(set(local_N)) == 1:
+            once = body
+            body = lambda carry, x: once(carry, (x[0], local_N[0], *x[2:]))  # noqa: E731
+        return lax.scan(body, carry, (self.layers, jnp.array(local_N), *xs), unroll=self.config.unroll)
+
+    def _attend(self, q, k, v, mask_BTS):
+        scale = self.config.attention_scale or self.config.head_dim**-0.5
+        return attend(q, k, v, mask_BTS, scale=scale, softcap=self.config.attention_softcap)
 
     def _embedded(self, tokens_BT, positions_BT):
-        x_BTD = self.embed["tokens"][tokens_BT] + self.embed["positions"][positions_BT]
+        x_BTD = self.embed["tokens"][tokens_BT]
+        if self.config.embed_scale:
+            x_BTD = x_BTD * self.config.width**0.5
+        if self.config.positions == "learned":
+            x_BTD = x_BTD + self.embed["positions"][positions_BT + self.config.position_offset]
         return constrain_rows(x_BTD.astype(self.config.dtype))
 
 
 class PolicyModel(Backbone):
     """The language model: log-probabilities of given tokens, and next-token logits for generation."""
+
+    def setup(self):
+        super().setup()
+        if not self.config.tied:
+            self.unembed = self.param("unembed", _init_unembed, self.config)
 
     def __call__(self, tokens_BT, segments_BT, **options):
         return self.logprobs(tokens_BT, segments_BT, **options)
@@ -71,70 +97,92 @@ class PolicyModel(Backbone):
         Logits are divided by `temperature` (paper.md 12 row 21). The head runs on those positions only.
         """
         hidden_BTD = self.hidden(tokens_BT, segments_BT, deterministic=deterministic)
-        hidden_BXD = (hidden_BTD[:, start - 1 : -1] / temperature).astype(self.config.dtype)
+        if self.config.logit_softcap is None:
+            hidden_BXD, after = hidden_BTD[:, start - 1 : -1] / temperature, 1.0
+        else:
+            hidden_BXD, after = hidden_BTD[:, start - 1 : -1], temperature
         return heads.token_logprobs(
-            hidden_BXD, tokens_BT[:, start:], self.embed["tokens"], self.config.vocab, self.config.logit_chunk
-        )
+            hidden_BXD.astype(self.config.dtype), tokens_BT[:, start:], self._vocabulary(), self.config.vocab,
+            self.config.logit_chunk, softcap=self.config.logit_softcap, temperature=after,
+        )  # fmt: skip
+
+    def logits(self, tokens_BT, segments_BT) -> jax.Array:
+        """f32[B, T, V] over the padded vocabulary: for looking at a few rows, never for training."""
+        return self._next_logits(self.hidden(tokens_BT, segments_BT))
 
     def prefill(self, tokens_BP, mask_BP, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Fills an empty cache with left-padded prompts; f32[B, V] logits of the next token, and the cache."""
         B, P = tokens_BP.shape
         _check_length(cache.mask_BS.shape[1], self.config)
         mask_BTS = causal_mask(mask_BP.astype(jnp.int32))
-        x_BPD = self._embedded(tokens_BP, _positions(mask_BTS))
+        positions_BP = _positions(mask_BTS)
+        sights = _sights(mask_BTS, positions_BP, jnp.arange(P), self.config)
+        x_BPD = self._embedded(tokens_BP, positions_BP)
 
-        def body(x_BPD, layer):
-            attention = lambda q, k, v: (attend(q, k, v, mask_BTS), (k, v))  # noqa: E731
-            return _block(x_BPD, layer, attention, self.config)
+        def body(x_BPD, of_layer):
+            layer, local = of_layer
+            sight = _sight(sights, local)
+            attention = lambda q, k, v: (self._attend(q, k, v, sight.mask_BTS), (k, v))  # noqa: E731
+            return layers.block(x_BPD, layer, attention, self.config, angles=sight.angles)
 
-        x_BPD, (keys_NBHPC, values_NBHPC) = self._scan(body, x_BPD, self.layers)
+        x_BPD, (keys_NBGPC, values_NBGPC) = self._scan(body, x_BPD)
         cache = KVCache(
-            keys=fill(cache.keys, keys_NBHPC),
-            values=fill(cache.values, values_NBHPC),
+            keys=fill(cache.keys, keys_NBGPC),
+            values=fill(cache.values, values_NBGPC),
             mask_BS=lax.dynamic_update_slice(cache.mask_BS, mask_BP.astype(bool), (0, 0)),
             length=jnp.asarray(P, jnp.int32),
         )
-        return self._next_logits(x_BPD[:, -1]), cache
+        return self._last_logits(x_BPD[:, -1]), cache
 
     def decode(self, token_B, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Appends one token to every row of the cache; f32[B, V] logits of the one after it, and the cache."""
         at = cache.length
-        positions_B = cache.mask_BS.sum(axis=1, dtype=jnp.int32)
+        positions_B1 = cache.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None]
         mask_BS = cache.mask_BS.at[:, at].set(True)
-        x_B1D = self._embedded(token_B[:, None], positions_B[:, None])
+        sights = _sights(mask_BS[:, None], positions_B1, at[None], self.config)
+        x_B1D = self._embedded(token_B[:, None], positions_B1)
 
-        def step(x_B1D, layer, keys, values, n=None):
-            def attention(q_BH1C, k_BH1C, v_BH1C):
-                kept = write(keys, k_BH1C, at, n), write(values, v_BH1C, at, n)
-                k_BHSC, v_BHSC = kept if n is None else (kept[0][n], kept[1][n])
-                return attend(q_BH1C, k_BHSC, v_BHSC, mask_BS[:, None]), kept
+        def step(x_B1D, layer, local, keys, values, n=None):
+            sight = _sight(sights, local)
 
-            return _block(x_B1D, layer, attention, self.config)
+            def attention(q_BH1C, k_BG1C, v_BG1C):
+                kept = write(keys, k_BG1C, at, n), write(values, v_BG1C, at, n)
+                k_BGSC, v_BGSC = kept if n is None else (kept[0][n], kept[1][n])
+                return self._attend(q_BH1C, k_BGSC, v_BGSC, sight.mask_BTS), kept
+
+            return layers.block(x_B1D, layer, attention, self.config, angles=sight.angles)
 
         if self.config.unroll:
-            kept = []
+            kept, local_N = [], _local(self.config)
             for n, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-                x_B1D, pair = step(x_B1D, jax.tree.map(itemgetter(n), self.layers), keys, values)
+                x_B1D, pair = step(x_B1D, layers.pick(self.layers, n), local_N[n], keys, values)
                 kept.append(pair)
             keys, values = zip(*kept, strict=True)
         else:
 
-            def body(carry, layer_and_n):
-                (x_B1D, keys, values), (layer, n) = carry, layer_and_n
-                x_B1D, pair = step(x_B1D, layer, keys, values, n)
+            def body(carry, of_layer):
+                (x_B1D, keys, values), (layer, local, n) = carry, of_layer
+                x_B1D, pair = step(x_B1D, layer, local, keys, values, n)
                 return (x_B1D, *pair), None
 
             carry = (x_B1D, cache.keys, cache.values)
-            (x_B1D, keys, values), _ = lax.scan(body, carry, (self.layers, jnp.arange(self.config.layers)))
-        return self._next_logits(x_B1D[:, 0]), KVCache(keys, values, mask_BS, at + 1)
+            (x_B1D, keys, values), _ = self._scan(body, carry, jnp.arange(self.config.layers))
+        return self._last_logits(x_B1D[:, 0]), KVCache(keys, values, mask_BS, at + 1)
 
-    def _next_logits(self, x_BD):
-        hidden_BD = _layer_norm(x_BD.astype(jnp.float32), self.norm).astype(self.config.dtype)
-        return heads.next_logits(hidden_BD, self.embed["tokens"], self.config.vocab)
+    def _last_logits(self, x_BD):
+        return self._next_logits(layers.norm(x_BD.astype(jnp.float32), self.norm, self.config))
+
+    def _next_logits(self, hidden):
+        return heads.next_logits(
+            hidden.astype(self.config.dtype), self._vocabulary(), self.config.vocab, self.config.logit_softcap
+        )
+
+    def _vocabulary(self):
+        return (self.embed if self.config.tied else self.unembed)["tokens"]
 
 
 class ScalarModel(Backbone):
-    """The reward and the value model: the policy's parameters plus {"head": {"kernel", "bias"}}."""
+    """The reward and the value model: the policy's parameters, less an untied vocabulary head, plus {"head": {"kernel", "bias"}}."""
 
     def setup(self):
         super().setup()
@@ -150,52 +198,33 @@ def _positions(mask_BTS):
     return jnp.maximum(mask_BTS.sum(axis=-1, dtype=jnp.int32) - 1, 0)
 
 
-def _block(x_BTD, layer, attention, config, dropout_key=None):
-    """One layer; `attention(q, k, v)` returns its output [B, H, T, C] and whatever the caller wants to keep."""
-    B, T, D = x_BTD.shape
-    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    normed_BTD = _layer_norm(x_BTD, layer["attention_norm"])
-    # Three products: on a CPU that is a tenth faster than slicing a fused one.
-    parts = (_dense(normed_BTD, jax.tree.map(itemgetter(i), layer["qkv"])) for i in range(3))
-    split = (part.reshape(B, T, config.heads, config.head_dim).swapaxes(1, 2) for part in parts)
-    mixed_BHTC, kept = attention(*split)
-    mixed_BTD = mixed_BHTC.swapaxes(1, 2).reshape(B, T, D)
-    x_BTD = x_BTD + _dropout(_dense(mixed_BTD, layer["out"]), config.dropout, keys[0])
-    mlp_BTF = nn.gelu(_dense(_layer_norm(x_BTD, layer["mlp_norm"]), layer["up"]), approximate=True)
-    x_BTD = x_BTD + _dropout(_dense(mlp_BTF, layer["down"]), config.dropout, keys[1])
-    return x_BTD, kept
+def _local(config: TransformerConfig) -> tuple[bool, ...]:
+    """Which layers have the window."""
+    if not config.window:
+        return (False,) * config.layers
+    return config.windowed or (True,) * config.layers
 
 
-def _dense(x_BTD, params):
-    # Tokens in two dimensions: with three, XLA:CPU copies and transposes for the weight's gradient.
-    x = x_BTD.reshape(-1, x_BTD.shape[-1])
-    y = lax.dot_general(x, params["kernel"].astype(x.dtype), (((1,), (0,)), ((), ())))
-    y = y + params["bias"].astype(x.dtype)[None]
-    return y.reshape(*x_BTD.shape[:2], -1)
+def _sights(mask_BTS, positions_BT, queries_T, config: TransformerConfig) -> tuple[Sight, Sight]:
+    """What layers without and with the window see; the queries are the keys' positions `queries_T` of a row."""
+    local_N = _local(config)
+    near_BTS = mask_BTS
+    if any(local_N):
+        near_BTS = mask_BTS & near_mask(queries_T, mask_BTS.shape[-1], config.window)
+    if config.positions != "rope":
+        return Sight(mask_BTS, None), Sight(near_BTS, None)
+    whole = rope.angles(positions_BT, config.rope_theta, config, config.rope_scaling)
+    near = whole
+    if config.rope_local_theta is not None and any(local_N):
+        near = rope.angles(positions_BT, config.rope_local_theta, config, None)
+    return Sight(mask_BTS, whole), Sight(near_BTS, near)
 
 
-def _layer_norm(x, params):
-    scale, bias = (params[name].reshape((1,) * (x.ndim - 1) + (-1,)) for name in ("scale", "bias"))
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(axis=-1, keepdims=True)
-    inverse = lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + NORM_EPS)
-    return (centred * inverse * scale + bias).astype(x.dtype)
-
-
-def _dropout(x, rate, key):
-    if key is None:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0).astype(x.dtype)
-
-
-def _remat(body, config):
-    if config.remat == "none":
-        return body
-    policies = jax.checkpoint_policies
-    policy = (
-        policies.nothing_saveable if config.remat == "full" else policies.dots_with_no_batch_dims_saveable
-    )
-    return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll)
+def _sight(sights: tuple[Sight, Sight], local) -> Sight:
+    """The one of the two that a layer has; `local` is a bool, or an array inside a scan over both kinds of layer."""
+    if isinstance(local, bool):
+        return sights[local]
+    return jax.tree.map(lambda whole, near: jnp.where(local, near, whole), *sights)
 
 
 def _check_length(length: int, config: TransformerConfig) -> None:
@@ -207,30 +236,12 @@ def _check_length(length: int, config: TransformerConfig) -> None:
 
 def _init_embed(key, config):
     token_key, position_key = jax.random.split(key)
-    return {
-        "tokens": 0.02 * jax.random.normal(token_key, (config.padded_vocab, config.width)),
-        "positions": 0.01 * jax.random.normal(position_key, (config.context, config.width)),
-    }
+    embed = {"tokens": 0.02 * jax.random.normal(token_key, (config.padded_vocab, config.width))}
+    if config.positions == "learned":
+        shape = (config.context + config.position_offset, config.width)
+        embed["positions"] = 0.01 * jax.random.normal(position_key, shape)
+    return embed
 
 
-def _init_layers(key, config):
-    N, D, F = config.layers, config.width, config.mlp
-    qkv, out, up, down = jax.random.split(key, 4)
-    into_residual = 0.02 / math.sqrt(2 * N)
-
-    def dense(key, std, shape):
-        kernel = std * jax.random.normal(key, (N, *shape))
-        return {"kernel": kernel, "bias": jnp.zeros((N, *shape[:-2], shape[-1]))}
-
-    return {
-        "attention_norm": _init_norm(None, (N, D)),
-        "qkv": dense(qkv, 0.02, (3, D, D)),
-        "out": dense(out, into_residual, (D, D)),
-        "mlp_norm": _init_norm(None, (N, D)),
-        "up": dense(up, 0.02, (D, F)),
-        "down": dense(down, into_residual, (F, D)),
-    }
-
-
-def _init_norm(_key, shape):
-    return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
+def _init_unembed(key, config):
+    return {"tokens": 0.02 * jax.random.normal(key, (config.padded_vocab, config.width))}

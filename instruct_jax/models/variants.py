@@ -1,6 +1,7 @@
-"""The home of the model sizes: GPT-3's table (paper.md 2) and small ones for a laptop.
+"""The home of the model's shape: one set of switches for every family, GPT-3's table (paper.md 2) and small sizes for a laptop.
 
-The paper trains 1.3B, 6B and 175B; `tiny`, `lab_s` and `lab` are ours, for tests and for runs on a CPU.
+The paper trains 1.3B, 6B and 175B; `tiny`, `lab_s` and `lab` are ours, for tests and for runs on a CPU. The switches' defaults are
+GPT-3's; pretrained/families.py says which of them another family throws.
 """
 
 import dataclasses
@@ -10,6 +11,24 @@ from dataclasses import dataclass
 from instruct_jax.errors import InputError
 
 VOCAB_MULTIPLE = 128
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "full", "dots"),
+    "norm": ("layer", "rms"),
+    "positions": ("learned", "rope"),
+    "activation": ("gelu_tanh", "gelu", "relu", "silu"),
+}
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Positions stretched for a context longer than trained on: all divided by `factor`, or, with an `original_context`, as
+    Llama 3.1 does: only frequencies that turn fewer than `low` times in it, those above `high` times left alone, mixed between."""
+
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original_context: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,29 +46,78 @@ class TransformerConfig:
     remat: str = "none"  # "none", "full" or "dots" (keep the products of matrices with weights)
     logit_chunk: int = 1024  # tokens whose logits are alive at once
     unroll: bool = False  # layers written out: a third faster on a CPU; a scan compiles fast at any depth
+    kv_heads: int | None = None  # None: as many as heads; fewer serve several query heads each
+    head_dim: int | None = None  # None: width / heads
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    norm_plus_one: bool = False  # scales are stored as their distance from one
+    post_norms: bool = False  # what attention and MLP return is normed too
+    qk_norm: bool = False  # queries and keys are normed, head by head
+    positions: str = "learned"
+    position_offset: int = 0  # rows of the position table before the first position's
+    rope_theta: float = 10_000.0
+    rope_local_theta: float | None = None  # of the layers with a window; None: rope_theta, scaled alike
+    rope_share: float = 1.0  # of a head's channels, those that turn
+    rope_scaling: RopeScaling | None = None
+    window: int = 0  # a query reads this many keys, itself included; 0: all
+    windowed: tuple[bool, ...] = ()  # which layers have the window; (): all
+    activation: str = "gelu_tanh"
+    gated: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    parallel: bool = False  # attention and MLP read the same state, and are added to it together
+    embed_scale: bool = False  # embeddings times sqrt(width)
+    tied: bool = True  # the vocabulary head is the embedding
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
 
     def __post_init__(self):
-        if self.mlp is None:
-            object.__setattr__(self, "mlp", 4 * self.width)
-        for field in ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk"):
+        for field, default in (("mlp", 4 * self.width), ("kv_heads", self.heads)):
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, default)
+        for field in ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk", "kv_heads"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"model.{field} is {value!r}: it must be a whole number of at least 1")
-        if self.width % self.heads:
-            raise InputError(
-                f"model.width {self.width} is not a multiple of model.heads {self.heads}: change one"
-            )
+        if self.head_dim is None:
+            if self.width % self.heads:
+                raise InputError(
+                    f"model.width {self.width} is not a multiple of model.heads {self.heads}: change one"
+                )
+            object.__setattr__(self, "head_dim", self.width // self.heads)
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        object.__setattr__(self, "windowed", tuple(self.windowed))
+        self._check()
+
+    def _check(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise InputError(
+                    f"model.{field} is {getattr(self, field)!r}: use {' or '.join(map(repr, choices))}"
+                )
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"model.dropout is {self.dropout!r}: it must be in [0, 1)")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"model.dtype is {self.dtype!r}: use 'float32' or 'bfloat16'")
-        if self.remat not in ("none", "full", "dots"):
-            raise InputError(f"model.remat is {self.remat!r}: use 'none', 'full' or 'dots'")
+        if self.heads % self.kv_heads:
+            raise InputError(
+                f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}: change one"
+            )
+        if self.windowed and len(self.windowed) != self.layers:
+            raise InputError(
+                f"model.windowed has {len(self.windowed)} entries for {self.layers} layers: give one each"
+            )
+        if self.positions == "rope" and (self.rotary_dim < 2 or self.rotary_dim % 2):
+            raise InputError(
+                f"model.rope_share {self.rope_share} turns {self.rotary_dim} of {self.head_dim} channels: "
+                "it must be an even number of them, at least 2"
+            )
 
     @property
-    def head_dim(self) -> int:
-        """Channels of one head."""
-        return self.width // self.heads
+    def rotary_dim(self) -> int:
+        """Channels of a head that turn with the position."""
+        return int(self.head_dim * self.rope_share)
 
     @property
     def padded_vocab(self) -> int:

@@ -120,7 +120,8 @@ def as_scalar(policy_params, key):
     from instruct_jax.models.heads import init_head
 
     width = policy_params["embed"]["tokens"].shape[1]
-    return {**policy_params, "head": init_head(key, width)}
+    shared = {name: part for name, part in policy_params.items() if name != "unembed"}
+    return {**shared, "head": init_head(key, width)}
 
 
 def fresh_state(make_params, tx, mesh) -> TrainState:

@@ -1,6 +1,6 @@
 """The home of plain attention, einsum and softmax: runs on every device, keeps the [B, H, T, S] scores.
 
-The paper's GPT-3 alternates dense and locally banded layers; every layer here is dense.
+The paper's GPT-3 alternates dense and locally banded layers; ours are dense unless the config sets a window.
 """
 
 import jax
@@ -16,18 +16,30 @@ def causal_mask(segments_BT: jax.Array) -> jax.Array:
     return same_BTS & (segments_BT > 0)[:, None, :] & jnp.tri(T, dtype=bool)[None]
 
 
-def attend(q_BHTC, k_BHSC, v_BHSC, mask_BTS) -> jax.Array:
+def near_mask(queries_T: jax.Array, size: int, window: int) -> jax.Array:
+    """True where key s is among the `window` last before query t, itself included; bool[1, T, S] for S = size."""
+    return (queries_T[:, None] - jnp.arange(size)[None] < window)[None]
+
+
+def attend(q_BHTC, k_BGSC, v_BGSC, mask_BTS, *, scale: float, softcap: float | None = None) -> jax.Array:
     """Softmax attention in f32 of T queries over S keys; [B, H, T, C] in the queries' dtype.
 
+    Every key head serves H / G query heads next to each other. Scores are bent to within ±softcap where one is given.
     Normalised after the product with the values: T x C divisions instead of T x S.
     """
-    scale = q_BHTC.shape[-1] ** -0.5
+    B, H, T, C = q_BHTC.shape
+    G, S = k_BGSC.shape[1:3]
+    grouped_BGXC = (q_BHTC * scale).reshape(B, G, H // G * T, C)
+    scores_BGXS = jnp.einsum("BGXC,BGSC->BGXS", grouped_BGXC, k_BGSC, preferred_element_type=jnp.float32)
+    if softcap is not None:
+        scores_BGXS = softcap * jnp.tanh(scores_BGXS / softcap)
     bias_B1TS = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
-    scores_BHTS = jnp.einsum("BHTC,BHSC->BHTS", q_BHTC * scale, k_BHSC, preferred_element_type=jnp.float32)
-    scores_BHTS = scores_BHTS + bias_B1TS
+    scores_BHTS = scores_BGXS.reshape(B, H, T, S) + bias_B1TS
     peak_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(axis=-1, keepdims=True))
     weights_BHTS = jnp.exp(scores_BHTS - peak_BHT1)
-    mixed_BHTC = jnp.einsum(
-        "BHTS,BHSC->BHTC", weights_BHTS.astype(v_BHSC.dtype), v_BHSC, preferred_element_type=jnp.float32
-    )
+    mixed_BGXC = jnp.einsum(
+        "BGXS,BGSC->BGXC", weights_BHTS.astype(v_BGSC.dtype).reshape(B, G, H // G * T, S), v_BGSC,
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    mixed_BHTC = mixed_BGXC.reshape(B, H, T, C)
     return (mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)).astype(q_BHTC.dtype)
