@@ -72,6 +72,7 @@ class TransformerConfig:
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float | None = None
     logit_softcap: float | None = None
+    family: str = "gpt2"  # whose names and config.json an export writes
 
     def __post_init__(self):
         for field, default in (("mlp", 4 * self.width), ("kv_heads", self.heads)):
