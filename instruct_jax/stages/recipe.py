@@ -236,6 +236,6 @@ def _place_base(config: ml_collections.ConfigDict, folder: Path) -> None:
         state = TrainState(np.zeros((), np.int32), lab_base.load_base(model, mesh), (), None)
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         checkpoints.save(
-            0, jax.tree.map(jax.numpy.asarray, state), {"stage": "pretrain", "config": {}}, wait=True
+            0, jax.tree.map(jax.numpy.asarray, state), setup.meta("pretrain", config, model.config), wait=True
         )
         checkpoints.close()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -10,10 +12,12 @@ import jax.numpy as jnp
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.models.variants import TransformerConfig, variant
+from instruct_jax.pretrained import families, gguf, huggingface
+from instruct_jax.pretrained.source import Source
 from instruct_jax.sharding import batch_sharding, make_mesh, param_shardings, place
 from instruct_jax.text.templates import TEMPLATES, Template
 from instruct_jax.text.tokenizer import Tokenizer
-from instruct_jax.training.checkpoint import load_params
+from instruct_jax.training.checkpoint import load_params, read_meta
 from instruct_jax.training.state import TrainState, init_state
 
 
@@ -28,15 +32,25 @@ class MeshSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """A named shape and what of it this stage changes; `vocab` None takes the tokenizer's."""
+    """A named shape, or the shape of `pretrained`, and what of it this stage changes; `vocab` None takes the tokenizer's.
 
-    variant: str
-    context: int
+    `pretrained` is a Hugging Face folder or a .gguf file; `unroll` None leaves the variant's (False for real models)."""
+
+    variant: str = ""
+    context: int = 0
+    pretrained: str = ""
     vocab: int | None = None
+    unroll: bool | None = None
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
     logit_chunk: int = 1024
+
+    def __post_init__(self):
+        if bool(self.variant) == bool(self.pretrained):
+            raise InputError("model.variant and model.pretrained: set exactly one of them")
+        if self.pretrained and self.vocab is not None:
+            raise InputError("model.vocab: leave it out beside model.pretrained, whose own it is")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +78,40 @@ def open_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
 
 def transformer(settings: ModelSettings, vocab: int | None = None) -> TransformerConfig:
     """The shape of the model; `vocab` is the tokenizer's size where the settings leave it open."""
+    fields = dict(context=settings.context, dropout=settings.dropout, dtype=settings.dtype, remat=settings.remat,
+                  logit_chunk=settings.logit_chunk)  # fmt: skip
+    if settings.unroll is not None:
+        fields["unroll"] = settings.unroll
+    if settings.pretrained:
+        source = open_source(settings.pretrained)
+        config = families.to_config(source.config, str(source.path), **fields)
+        if vocab is not None and vocab > config.vocab:
+            raise InputError(
+                f"the tokenizer has {vocab} ids, {source.path} has embeddings for {config.vocab}"
+            )
+        return config
     size = settings.vocab or vocab
-    extra = {} if size is None else {"vocab": size}
-    return variant(settings.variant, context=settings.context, dropout=settings.dropout, dtype=settings.dtype,
-                   remat=settings.remat, logit_chunk=settings.logit_chunk, **extra)  # fmt: skip
+    return variant(settings.variant, **fields, **({} if size is None else {"vocab": size}))
+
+
+def expand(path: str | Path) -> Path:
+    """The path with ~ and a leading $INSTRUCT_JAX_DATA (default .cache/data) replaced."""
+    path = str(path)
+    if path.startswith("$INSTRUCT_JAX_DATA"):
+        path = os.environ.get("INSTRUCT_JAX_DATA", ".cache/data") + path.removeprefix("$INSTRUCT_JAX_DATA")
+    return Path(path).expanduser()
+
+
+def is_foreign(path: str | Path) -> bool:
+    """Whether a path names a checkpoint of other tools: a .gguf file, or a folder with weights or a model's config.json."""
+    path = expand(path)
+    return path.suffix == ".gguf" or ((path / "config.json").exists() and not (path / "checkpoints").is_dir())
+
+
+def open_source(path: str | Path) -> Source:
+    """A checkpoint of other tools, its header read."""
+    path = expand(path)
+    return gguf.open_source(path) if path.suffix == ".gguf" else huggingface.open_source(path)
 
 
 def template(name: str) -> Template:
@@ -101,8 +145,11 @@ def sharded(tree, mesh):
 
 
 def load(path, model: PolicyModel | ScalarModel, mesh, name: str = "params", step: int | None = None):
-    """Parameters of a checkpoint directory on the mesh; `name` is the subtree that holds them, `step` None the latest."""
-    return load_params(Path(path), sharded(abstract_params(model), mesh), name=name, step=step)
+    """Parameters of a checkpoint on the mesh: a run's folder (`name` is the subtree that holds them, `step` None the latest), a
+    Hugging Face folder or a .gguf file."""
+    if is_foreign(path):
+        return huggingface.load(open_source(path), model.config, mesh, scalar=isinstance(model, ScalarModel))
+    return load_params(expand(path), sharded(abstract_params(model), mesh), name=name, step=step)
 
 
 def checkpoint_steps(path) -> list[int]:
@@ -113,6 +160,47 @@ def checkpoint_steps(path) -> list[int]:
     if not steps:
         raise InputError(f"no checkpoint in {path}: train that stage first, or point at its run folder")
     return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A checkpoint of any kind, ready to load: its shape, whether it is a reward model, its parameters on a mesh, its tokenizer's
+    path and its template's name."""
+
+    config: TransformerConfig
+    scalar: bool
+    load: Callable
+    tokenizer: str
+    template: str
+
+
+def open_model(path: str | Path, **overrides) -> Opened:
+    """The checkpoint of a run's folder, a Hugging Face folder or a .gguf file; `overrides` are fields of TransformerConfig."""
+    if is_foreign(path):
+        source = open_source(path)
+        config = families.to_config(source.config, str(source.path), **overrides)
+        scalar = "score.weight" in source.shapes
+        return Opened(
+            config, scalar, lambda mesh: huggingface.load(source, config, mesh, scalar), str(path), "chat"
+        )
+    meta = read_meta(expand(path))
+    if "model" not in meta:
+        raise InputError(
+            f"{path}: its checkpoint does not say the model's shape: train it again with this version"
+        )
+    config = TransformerConfig(**{**meta["model"], **overrides})
+    text, scalar = meta["config"].get("text", {}), meta["stage"] == "rm"
+    subtree = meta.get("subtree", "params")
+    model = (ScalarModel if scalar else PolicyModel)(config)
+    return Opened(config, scalar, lambda mesh: load(path, model, mesh, name=subtree), text.get("tokenizer", ""),
+                  text.get("template", "plain"))  # fmt: skip
+
+
+def meta(stage: str, config, model: TransformerConfig, subtree: str = "params") -> dict:
+    """What is saved beside a checkpoint: enough to open it without its config file."""
+    return {
+        "stage": stage, "config": config.to_dict(), "model": dataclasses.asdict(model), "subtree": subtree,
+    }  # fmt: skip
 
 
 def as_scalar(policy_params, key):

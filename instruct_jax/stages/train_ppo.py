@@ -285,5 +285,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         fit(
             iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
             log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
-            meta={"stage": "ppo", "config": config.to_dict()}, name=config.name, wandb=wandb_project(config),
+            meta=setup.meta("ppo", config, p.policy.config, "policy/ema"), name=config.name, wandb=wandb_project(config),
         )  # fmt: skip
