@@ -24,6 +24,8 @@ BUFFERS = (
     ".attention.masked_bias",
 )
 
+VOCABULARIES = ("embed/tokens", "unembed/tokens")  # padded with rows that other tools do not have
+
 
 @dataclass(frozen=True)
 class Tensor:

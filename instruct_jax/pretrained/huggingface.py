@@ -23,7 +23,6 @@ from instruct_jax.sharding import param_shardings
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 PIECE = 1 << 24  # elements of a tensor that are in memory at once, on their way
-VOCABULARIES = ("embed/tokens", "unembed/tokens")
 
 
 def open_source(path: Path | str) -> Source:
@@ -144,7 +143,7 @@ def _check(
             tensor = Tensor(tensor.name.removeprefix(family.body), tensor.parts, tensor.layout)
         layered = "{n}" in tensor.name
         ours = flat[tensor.parts[0]].shape[1:] if layered else flat[tensor.parts[0]].shape
-        if tensor.parts[0] in VOCABULARIES:
+        if tensor.parts[0] in families.VOCABULARIES:
             ours = (config.vocab, *ours[1:])
         wanted = tensor.layout.shape(ours)
         for n in range(config.layers if layered else 1):
