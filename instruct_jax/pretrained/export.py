@@ -119,10 +119,10 @@ def _shards(
         layers = range(config.layers) if "{n}" in tensor.name else [None]
         count = sum(flat[part].size for part in tensor.parts) // len(layers)
         for n in layers:
-            if shards[-1] and size + count * dtype().itemsize > shard_bytes:
+            if shards[-1] and size + count * np.dtype(dtype).itemsize > shard_bytes:
                 shards, size = [*shards, []], 0
             shards[-1].append((tensor.name.format(n=n), tensor, n))
-            size += count * dtype().itemsize
+            size += count * np.dtype(dtype).itemsize
     return shards
 
 
