@@ -131,8 +131,23 @@ def gemma2(head_dim=12, query_scalar=10, attention_cap=3.0, final_cap=4.0, windo
     )
 
 
+GEMMA3_ROPE = dict(
+    sliding_attention=dict(rope_type="default", rope_theta=1e4),
+    full_attention=dict(rope_type="default", rope_theta=1e6),
+)
+
+
 def gemma3_text(
-    width=32, heads=2, kv_heads=1, head_dim=12, layers=6, vocab=96, query_scalar=16, window=WINDOW, **more
+    width=32,
+    heads=2,
+    kv_heads=1,
+    head_dim=12,
+    layers=6,
+    vocab=96,
+    query_scalar=16,
+    window=WINDOW,
+    rope=None,
+    **more,
 ):
     options = llama_like(width=width, heads=heads, kv_heads=kv_heads, layers=layers, vocab=vocab, **more)
     return transformers.Gemma3TextConfig(
@@ -140,10 +155,7 @@ def gemma3_text(
         head_dim=head_dim,
         sliding_window=window,
         query_pre_attn_scalar=query_scalar,
-        rope_parameters=dict(
-            sliding_attention=dict(rope_type="default", rope_theta=1e4),
-            full_attention=dict(rope_type="default", rope_theta=1e6),
-        ),
+        rope_parameters=rope or GEMMA3_ROPE,
         **TIED,
         **SPECIAL,
     )
@@ -272,26 +284,31 @@ def rewards(folder: Path, policy, rows, weight_D) -> dict:
     )
 
 
-def write_checkpoint(config, folder: Path, seed: int) -> int:
-    """Saves random weights of `config` in bfloat16 to an empty `folder`; the number of parameters."""
-    config.dtype = "bfloat16"
+def write_checkpoint(config, folder: Path, seed: int, stored=torch.bfloat16, **save) -> int:
+    """Saves random weights of `config` in the dtype `stored` to an empty `folder`; the number of parameters."""
+    config.dtype = str(stored).removeprefix("torch.")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     randomise(model, seed)
     shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(stored).save_pretrained(folder, **save)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def write_family(config, folder: Path, seed: int, **sizes) -> dict:
+def worth_comparing(expected) -> bool:
+    """Is the greedy text unambiguous, and more than a token said again and again?"""
+    lively = min(len(set(row)) for row in expected["greedy_BR"].tolist()) > 3
+    return lively and expected["greedy_margin"] > LEAST_MARGIN
+
+
+def write_family(config, folder: Path, seed: int) -> dict:
     """Writes checkpoint and expected.npz; the next seed is tried where the greedy text is ambiguous or stands still.
 
     Returns the row of the table: bytes, params, logits_std, margin, seed.
     """
     for attempt in range(seed, seed + 50):
         params = write_checkpoint(config, folder, attempt)
-        expected = expectations(folder, attempt, **sizes)
-        lively = min(len(set(row)) for row in expected["greedy_BR"].tolist()) > 3
-        if lively and expected["greedy_margin"] > LEAST_MARGIN:
+        expected = expectations(folder, attempt)
+        if worth_comparing(expected):
             break
     else:
         raise SystemExit(f"{folder}: no seed from {seed} on gives greedy text worth comparing")
