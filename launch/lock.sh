@@ -26,3 +26,5 @@ compile pyproject.toml -o requirements.txt "$@"
 for extra in dev real tpu cuda; do
   list "project.optional-dependencies.$extra" | compile - -c requirements.txt -o "requirements-$extra.txt" "$@"
 done
+# The torch side of the live comparison has an environment of its own, and so a lock that owes nothing to the others.
+printf '%s\n' torch transformers accelerate gguf | compile - -o tests/pretrained/requirements-torch.txt "$@"

@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Makes the virtual environment: bash launch/setup.sh [--dev] [--real] [--tpu | --cuda]
+# or the one that we are compared with, of torch and transformers and without us: bash launch/setup.sh --torch
 #
 # Everything comes from the hashed locks, through plain pip. Run again, it does nothing unless a lock or the
 # Python changed. An environment whose making was interrupted is made anew.
 #   PYTHON  interpreter (default: the environment's own; else the first of python3.13 python3.12 python3.11 python3 that fits)
-#   VENV    where (default: .venv)
+#   VENV    where (default: .venv; with --torch .venv-torch)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-VENV="${VENV:-.venv}"
 names=(requirements)
+if [[ "$*" == --torch ]]; then
+  names=(tests/pretrained/requirements-torch)
+  VENV="${VENV:-.venv-torch}"
+  shift
+fi
+VENV="${VENV:-.venv}"
 for argument in "$@"; do
   case "$argument" in
     --dev | --real | --tpu | --cuda) names+=("requirements-${argument#--}") ;;
     *)
-      echo "setup.sh: unknown argument '$argument'; known are --dev --real --tpu --cuda" >&2
+      echo "setup.sh: unknown argument '$argument'; known are --dev --real --tpu --cuda, and --torch alone" >&2
       exit 2
       ;;
   esac
@@ -69,7 +75,7 @@ pip_install() {
 }
 
 install() { # the lock of name $1, unless it is already there
-  local key stamp="$VENV/installed/$1"
+  local key stamp="$VENV/installed/${1##*/}"
   key="$(key_of "$1.txt")"
   if [[ -e "$stamp" && "$(cat "$stamp")" == "$key" ]]; then return; fi
   echo "setup: installing $1.txt into $VENV"
