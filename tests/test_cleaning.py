@@ -25,6 +25,9 @@ class Words:
     def encode_batch(self, texts):
         return [[sum(map(ord, word)) for word in text.split()] for text in texts]
 
+    def encode_prompts(self, template, prompts):
+        return self.encode_batch([template.render(prompt) for prompt in prompts])
+
 
 def ids(text):
     return Words().encode_batch([text])[0]

@@ -21,6 +21,9 @@ class Letters:
     def encode_batch(self, texts):
         return [[3 if letter == "\n" else ord(letter) - ord("a") + 10 for letter in text] for text in texts]
 
+    def encode_prompts(self, template, prompts):
+        return self.encode_batch([template.render(prompt) for prompt in prompts])
+
 
 def make_demonstrations(rows, **options):
     defaults = dict(batch_size=1, max_prompt=4, max_response=3, seed=0)

@@ -94,7 +94,9 @@ def test_the_reward_model_gives_demonstrations_zero_on_average(finished):
             r for r in rows
             if len(tokenizer.encode(r.prompt + "\n")) <= text.max_prompt and len(tokenizer.encode(r.response)) < text.max_response
         ]  # fmt: skip
-        scores = score(params, [(r.prompt, r.response, True) for r in fitting], setup.template("plain"))
+        scores = score(
+            params, [(r.prompt, r.response, True) for r in fitting], setup.template("plain", tokenizer)
+        )
     assert len(fitting) == json.loads((finished / "rm" / "bias.json").read_text())["demonstrations"]
     assert scores.mean() == pytest.approx(0.0, abs=1e-5)
     assert np.std(scores) > 0

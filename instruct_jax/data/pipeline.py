@@ -85,7 +85,7 @@ def demonstrations(
     InputError if no row fits or fewer than `batch_size` do.
     """
     rows = list(source)
-    prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
+    prompts = tokenizer.encode_prompts(template, [row.prompt for row in rows])
     responses = tokenizer.encode_batch([row.response for row in rows])
     report = _Dropped("demonstrations", max_prompt, max_response)
     kept, prompt_lengths = [], []
@@ -250,7 +250,7 @@ def rankings(
 
 def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int, report: "_Dropped"):
     """(token rows of all completions kept, the range of each prompt's among them, each prompt's ranks)."""
-    prompts = tokenizer.encode_batch([template.render(row.prompt) for row in rows])
+    prompts = tokenizer.encode_prompts(template, [row.prompt for row in rows])
     completions = iter(tokenizer.encode_batch([text for row in rows for text in row.completions]))
     sequences, slots, ranks = [], [], []
     for row, prompt in zip(rows, prompts, strict=True):
@@ -301,7 +301,7 @@ def prompts(
     InputError if no prompt fits or fewer than `batch_size` do.
     """
     rows = list(source)
-    encoded = tokenizer.encode_batch([template.render(row.text) for row in rows])
+    encoded = tokenizer.encode_prompts(template, [row.text for row in rows])
     report = _Dropped("prompts", max_prompt, 0)
     kept = np.array([i for i, ids in enumerate(encoded) if report.fits(rows[i].id, len(ids), 0)], np.int32)
     report.check(len(rows), len(kept))

@@ -124,7 +124,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for split, name in (("train", "rm"), ("valid", "rm_valid")):
             prompts = lab.sets[name]
             generations = sample_k(
-                sampler, policies, prompts, setup.template(text.template), settings, config.seed + len(name)
+                sampler,
+                policies,
+                prompts,
+                setup.template(text.template, tokenizer),
+                settings,
+                config.seed + len(name),
             )
             write_jsonl(records / f"generations.{split}.jsonl", generations)
             pools = {split: lab.labelers}

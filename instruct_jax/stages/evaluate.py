@@ -65,7 +65,8 @@ class Bench:
         self.text = section(config, "text", setup.TextSettings)
         self.lab: Lab = make_lab(section(config, "lab", LabSettings), self.text)
         self.mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-        self.tokenizer, self.plain = setup.load_tokenizer(self.text), setup.template(self.text.template)
+        self.tokenizer = setup.load_tokenizer(self.text)
+        self.plain = setup.template(self.text.template, self.tokenizer)
         vocab = self.tokenizer.vocab_size
         self.policy = PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), vocab))
         self.scalar = ScalarModel(

@@ -31,7 +31,7 @@ class Sampled:
 
 def fitting(prompts: Sequence[str], template: Template, tokenizer: Tokenizer, max_prompt: int) -> list[bool]:
     """Which prompts, rendered, have at most `max_prompt` tokens: the others are dropped and counted, never cut (paper 1.2)."""
-    return [len(ids) <= max_prompt for ids in tokenizer.encode_batch([template.render(p) for p in prompts])]
+    return [len(ids) <= max_prompt for ids in tokenizer.encode_prompts(template, prompts)]
 
 
 def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokenizer, mesh, *, max_prompt: int,
@@ -45,7 +45,7 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
         return generate(model, params, prompts, key, sampling, tokenizer.eos_id, tokenizer.pad_id)
 
     def sample(params, prompts: Sequence[str], template: Template, key) -> list[Sampled]:
-        ids = tokenizer.encode_batch([template.render(p) for p in prompts])
+        ids = tokenizer.encode_prompts(template, prompts)
         pending = []
         for width, rows in _by_width([len(row) for row in ids], max_prompt, batch_size):
             for start in range(0, len(rows), batch_size):
@@ -118,7 +118,7 @@ def make_logprobs(
     def logprobs(
         params, prompts, sampled: Sequence[Sampled], template: Template, temperature: float
     ) -> np.ndarray:
-        ids, found = tokenizer.encode_batch([template.render(p) for p in prompts]), []
+        ids, found = tokenizer.encode_prompts(template, prompts), []
         for start in range(0, len(ids), batch_size):
             batch = _left_padded(ids[start : start + batch_size], batch_size, max_prompt, tokenizer.pad_id)
             rows = [s.ids for s in sampled[start : start + batch_size]]
@@ -141,7 +141,7 @@ def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, b
         return last_scores(model.apply({"params": params}, tokens_BT, mask_BT.astype(np.int32)), mask_BT)
 
     def score(params, rows: Sequence[tuple[str, str, bool]], template: Template) -> np.ndarray:
-        prompts = tokenizer.encode_batch([template.render(p) for p, _, _ in rows])
+        prompts = tokenizer.encode_prompts(template, [p for p, _, _ in rows])
         responses = tokenizer.encode_batch([r for _, r, _ in rows])
         ids = [
             [*p, *r, *([tokenizer.eos_id] if row[2] else [])]

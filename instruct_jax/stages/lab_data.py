@@ -66,7 +66,8 @@ class Lab:
 def make_lab(settings: LabSettings, text: setup.TextSettings) -> Lab:
     """The lab of these settings, equal for equal settings; not to be changed. Its `sets`: sft, rm, ppo, each also with _valid, and test."""
     world = make_world(settings.world_seed)
-    tokenizer, template = setup.load_tokenizer(text), setup.template(text.template)
+    tokenizer = setup.load_tokenizer(text)
+    template = setup.template(text.template, tokenizer)
     prompts, tasks = make_prompts(settings.seed, world, settings.prompts, settings.users)
     removed = {}
     prompts, removed["long common prefix"] = drop_shared_prefixes(

@@ -164,10 +164,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             ml_collections.ConfigDict({stage: {"model": stage_model}}), f"{stage}.model", setup.ModelSettings
         )
     text = section(config, "text", setup.TextSettings)
-    setup.template(text.template)
-    vocab = setup.load_tokenizer(text).vocab_size
+    tokenizer = setup.load_tokenizer(text)
+    setup.template(text.template, tokenizer)
     for name in ("model", "reward_model"):
-        setup.transformer(section(config, name, setup.ModelSettings), vocab)
+        setup.transformer(section(config, name, setup.ModelSettings), tokenizer.vocab_size)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     for stage in ("base", "ppo_init", "sft", "flan", "rm"):
         if stage in config:

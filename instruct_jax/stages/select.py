@@ -63,7 +63,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     writes `workdir`/select.json: {group: {"best": name, "scores": {name: interval}}}."""
     settings, text = section(config, "select", SelectSettings), section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    tokenizer, plain = setup.load_tokenizer(text), setup.template(text.template)
+    tokenizer = setup.load_tokenizer(text)
+    plain = setup.template(text.template, tokenizer)
     policy = PolicyModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )

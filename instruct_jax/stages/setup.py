@@ -15,7 +15,8 @@ from instruct_jax.models.variants import TransformerConfig, variant
 from instruct_jax.pretrained import families, gguf, huggingface
 from instruct_jax.pretrained.source import Source
 from instruct_jax.sharding import batch_sharding, make_mesh, param_shardings, place
-from instruct_jax.text.templates import TEMPLATES, Template
+from instruct_jax.text import loading
+from instruct_jax.text.templates import TEMPLATES, Template, chat_template
 from instruct_jax.text.tokenizer import Tokenizer
 from instruct_jax.training.checkpoint import load_params, read_meta
 from instruct_jax.training.state import TrainState, init_state
@@ -114,16 +115,18 @@ def open_source(path: str | Path) -> Source:
     return gguf.open_source(path) if path.suffix == ".gguf" else huggingface.open_source(path)
 
 
-def template(name: str) -> Template:
-    """A template by name; InputError lists the names."""
+def template(name: str, tokenizer: Tokenizer) -> Template:
+    """A template by name, "chat" being the one that came with the tokenizer; InputError lists the names."""
+    if name == "chat":
+        return chat_template(tokenizer.chat_template, tokenizer.named_tokens)
     if name not in TEMPLATES:
-        raise InputError(f"text.template is {name!r}: there are {', '.join(TEMPLATES)}")
+        raise InputError(f"text.template is {name!r}: there are {', '.join((*TEMPLATES, 'chat'))}")
     return TEMPLATES[name]
 
 
 def load_tokenizer(settings: TextSettings) -> Tokenizer:
     """The tokenizer of the settings; InputError names a file that is missing or foreign."""
-    return Tokenizer.load(settings.tokenizer)
+    return loading.load_tokenizer(settings.tokenizer)
 
 
 def init_params(model: PolicyModel | ScalarModel, key):

@@ -137,7 +137,7 @@ def _batches(
         raise InputError(f"data.kind is {data.kind!r}: use 'documents' or 'demonstrations'")
     source = builders.open_source(data.dir, "demonstrations", split)
     rows = pipeline.demonstrations(
-        source, tokenizer, setup.template(text.template), batch_size=batch_size, max_prompt=text.max_prompt,
+        source, tokenizer, setup.template(text.template, tokenizer), batch_size=batch_size, max_prompt=text.max_prompt,
         max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt, packed=data.packed,
     )  # fmt: skip
     if not data.pretraining_fraction:

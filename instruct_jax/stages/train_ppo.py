@@ -260,7 +260,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     p = build(config, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id)
     check_divides(p.train.minibatch_size, mesh)
     prompts = pipeline.prompts(
-        builders.open_source(config.data_dir, "prompts", "train"), tokenizer, setup.template(text.template),
+        builders.open_source(config.data_dir, "prompts", "train"), tokenizer, setup.template(text.template, tokenizer),
         batch_size=p.train.batch_size, max_prompt=text.max_prompt, seed=config.seed,
     )  # fmt: skip
     pretraining = None

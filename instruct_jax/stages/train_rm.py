@@ -92,7 +92,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
     batches = pipeline.rankings(
-        builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template), k_max=data.k_max,
+        builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template, tokenizer), k_max=data.k_max,
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
         epochs=train.epochs,
     )  # fmt: skip
@@ -117,7 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def _centre(model, state, data, text, tokenizer, mesh, workdir, config) -> None:
     """Shifts the bias so that labelers' demonstrations score 0 on average, and saves the reward model (paper App. C.2)."""
     rows = pipeline.demonstrations(
-        builders.open_source(data.dir, "demonstrations", data.demonstrations_split), tokenizer, setup.template(text.template),
+        builders.open_source(data.dir, "demonstrations", data.demonstrations_split), tokenizer, setup.template(text.template, tokenizer),
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=0,
     )  # fmt: skip
 

@@ -63,6 +63,6 @@ def drop_long(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, template: Template, max_prompt: int
 ) -> tuple[list[Prompt], int]:
     """Keeps prompts whose rendered text has at most `max_prompt` tokens (1k in the paper)."""
-    encoded = tokenizer.encode_batch([template.render(prompt.text) for prompt in prompts])
+    encoded = tokenizer.encode_prompts(template, [prompt.text for prompt in prompts])
     kept = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) <= max_prompt]
     return kept, len(prompts) - len(kept)

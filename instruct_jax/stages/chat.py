@@ -1,0 +1,184 @@
+"""Home of talking to a model: a checkpoint opened with its tokenizer, and answers that come token by token.
+
+Prompts are left-padded to a length bucket (powers of two); each bucket compiles one prefill and one decode step, whatever
+is said. Differs from algorithms/decode.py's `generate` only in who waits: the same tokens, handed out one at a time.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from instruct_jax.algorithms.decode import SamplingConfig, choose
+from instruct_jax.errors import InputError
+from instruct_jax.models.cache import init_cache
+from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.stages import setup
+from instruct_jax.stages.settings import section
+from instruct_jax.text.templates import chat_pieces
+from instruct_jax.text.tokenizer import Tokenizer
+from instruct_jax.training.checkpoint import read_meta
+
+SHORTEST = 32  # tokens of the narrowest bucket
+SUBTREES = {"pretrain": "params", "sft": "params", "lab_base": "params", "ppo": "policy/ema"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be talked to; `template` is the name of the one it was trained with."""
+
+    model: PolicyModel
+    params: dict
+    tokenizer: Tokenizer
+    template: str
+
+
+def open_model(path: str | Path) -> Opened:
+    """The latest checkpoint of a run's folder, with the tokenizer and template that its config names; for PPO the averaged
+    policy. InputError where it is no such folder or holds no language model."""
+    meta = read_meta(path)
+    if meta["stage"] not in SUBTREES:
+        raise InputError(f"{path} is a run of stage {meta['stage']!r}, which makes no model that answers: "
+                         f"use one of {', '.join(SUBTREES)}")  # fmt: skip
+    config = ml_collections.ConfigDict(meta["config"])
+    text = section(config, "text", setup.TextSettings)
+    tokenizer = setup.load_tokenizer(text)
+    settings = section(config, "model", setup.ModelSettings)
+    model = PolicyModel(setup.transformer(settings, tokenizer.vocab_size))
+    params = setup.load(path, model, setup.open_mesh(setup.MeshSettings()), name=SUBTREES[meta["stage"]])
+    return Opened(model, params, tokenizer, text.template)
+
+
+def ids_of(tokenizer: Tokenizer, template: str, messages: Sequence[dict[str, str]]) -> list[int]:
+    """A talk ({"role", "content"}, the user's message last) as ids up to where the answer begins.
+
+    "chat" is the tokenizer's own template; with another the turns stand one after the other, each on a line of its own.
+    """
+    if template == "chat":
+        return tokenizer.encode_pieces(chat_pieces(tokenizer.chat_template, tokenizer.named_tokens, messages))
+    around, pieces = setup.template(template, tokenizer), []
+    for message in messages:
+        said = (message["content"], False)
+        asked = [(around.prefix, True), said, (around.suffix, True)]
+        pieces += asked if message["role"] == "user" else [said, ("\n", True)]
+    return tokenizer.encode_pieces(pieces)
+
+
+def template_of(opened: Opened, asked: str | None) -> str:
+    """The name of the template to talk in: the one asked for, else the model's; InputError where there is no such one."""
+    name = asked or opened.template
+    setup.template(name, opened.tokenizer)
+    return name
+
+
+class Talker:
+    """A model that answers rows of ids; `begin` and `go_on` are its two compiled programs."""
+
+    def __init__(self, opened: Opened, sampling: SamplingConfig):
+        """InputError where `sampling` leaves no room for a prompt in the model's context."""
+        self._opened, self._turns = opened, sampling.max_new_tokens
+        self._widest = opened.model.config.context - self._turns
+        if self._widest < 1:
+            raise InputError(
+                f"max_new_tokens is {self._turns}, the model's context {opened.model.config.context}: ask for fewer"
+            )
+        model, take = opened.model, functools.partial(_take, sampling=sampling)
+
+        @jax.jit
+        def begin(params, tokens_BP, mask_BP, keys_B):
+            B, P = tokens_BP.shape
+            cache = init_cache(model.config, B, P + sampling.max_new_tokens)
+            logits_BV, cache = model.apply({"params": params}, tokens_BP, mask_BP, cache, method="prefill")
+            return take(logits_BV, keys_B, 0), cache
+
+        @functools.partial(jax.jit, donate_argnums=2)
+        def go_on(params, token_B, cache, keys_B, step):
+            logits_BV, cache = model.apply({"params": params}, token_B, cache, method="decode")
+            return take(logits_BV, keys_B, step), cache
+
+        self.begin, self.go_on = begin, go_on
+
+    def __call__(self, rows: Sequence[list[int]], key) -> Iterator[list[int | None]]:
+        """For every turn the next token of each row, None once a row has ended.
+
+        A row ends with one of the tokenizer's stop ids, which is not handed out, or after `max_new_tokens`. InputError for
+        a row that leaves no room for them in the model's context."""
+        params, tokenizer = self._opened.params, self._opened.tokenizer
+        tokens_BP, mask_BP = padded(rows, self._widest, tokenizer.pad_id)
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(rows)))
+        token_B, cache = self.begin(params, tokens_BP, mask_BP, keys_B)
+        alive = [True] * len(rows)
+        for step in range(1, self._turns + 1):
+            said = np.asarray(token_B).tolist()
+            alive = [live and token not in tokenizer.stop_ids for live, token in zip(alive, said)]
+            yield [token if live else None for token, live in zip(said, alive)]
+            if not any(alive) or step == self._turns:
+                return
+            token_B, cache = self.go_on(params, token_B, cache, keys_B, np.int32(step))
+
+
+def _take(logits_BV, keys_B, step, *, sampling: SamplingConfig):
+    step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
+    return choose(logits_BV, step_keys_B, sampling)
+
+
+def padded(rows: Sequence[list[int]], widest: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left-padded tokens [B, P] and their mask, P the narrowest power of two (from 32, at most `widest`) that holds the rows."""
+    longest = max(map(len, rows))
+    if longest > widest:
+        raise InputError(
+            f"the text has {longest} tokens, over the {widest} that the model's context leaves: shorten it, or "
+            "lower --max_new_tokens (in a talk: /reset)"
+        )
+    width = min(max(SHORTEST, 1 << (longest - 1).bit_length()), widest)
+    tokens_BP, mask_BP = np.full((len(rows), width), pad, np.int32), np.zeros((len(rows), width), bool)
+    for b, row in enumerate(rows):
+        tokens_BP[b, width - len(row) :], mask_BP[b, width - len(row) :] = row, True
+    return tokens_BP, mask_BP
+
+
+class Transcript:
+    """The text of an answer that comes in tokens; characters whose bytes are not all there yet are held back."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._ids, self.text = tokenizer, [], ""
+
+    def add(self, token: int) -> str:
+        """What this token adds to the text that is certain by now."""
+        self._ids.append(token)
+        return self._show(self._tokenizer.decode(self._ids).rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def end(self) -> str:
+        """What is left to show once no token follows."""
+        return self._show(self._tokenizer.decode(self._ids))
+
+    def _show(self, text: str) -> str:
+        if not text.startswith(
+            self.text
+        ):  # a later token may change how an earlier one reads; what was shown stays
+            return ""
+        new, self.text = text[len(self.text) :], text
+        return new
+
+
+def answers(
+    talk: Talker, opened: Opened, template: str, prompts: Sequence[str], key, batch_size: int = 8
+) -> Iterator[tuple[str, str, bool]]:
+    """(prompt, response, whether it ended by itself) of every prompt, in order; `batch_size` rows at a time."""
+    ids = [ids_of(opened.tokenizer, template, [{"role": "user", "content": p}]) for p in prompts]
+    for first in range(0, len(ids), batch_size):
+        rows = ids[first : first + batch_size]
+        full = [*rows, *[rows[0]] * (batch_size - len(rows))]  # a shape for each bucket, no more
+        said = [[] for _ in full]
+        ended = [False] * len(full)
+        for turn in talk(full, jax.random.fold_in(key, first)):
+            for b, token in enumerate(turn):
+                ended[b] |= token is None
+                said[b] += [] if token is None else [token]
+        for b, prompt in enumerate(prompts[first : first + batch_size]):
+            yield prompt, opened.tokenizer.decode(said[b]), ended[b]
