@@ -13,9 +13,11 @@ from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.models.variants import TransformerConfig, variant
 from instruct_jax.pretrained import families, gguf, huggingface
+from instruct_jax.pretrained.gguf_header import read_metadata
 from instruct_jax.pretrained.source import Source
 from instruct_jax.sharding import batch_sharding, make_mesh, param_shardings, place
 from instruct_jax.text import loading
+from instruct_jax.text.gguf import gguf_tokenizer
 from instruct_jax.text.templates import TEMPLATES, Template, chat_template
 from instruct_jax.text.tokenizer import Tokenizer
 from instruct_jax.training.checkpoint import load_params, read_meta
@@ -125,8 +127,12 @@ def template(name: str, tokenizer: Tokenizer) -> Template:
 
 
 def load_tokenizer(settings: TextSettings) -> Tokenizer:
-    """The tokenizer of the settings; InputError names a file that is missing or foreign."""
-    return loading.load_tokenizer(settings.tokenizer)
+    """The tokenizer of the settings: a SentencePiece .model, a tokenizer.json, a Hugging Face folder or a .gguf file; InputError
+    names a file that is missing or broken."""
+    path = expand(settings.tokenizer)
+    if path.suffix == ".gguf":
+        return gguf_tokenizer(read_metadata(path), path)
+    return loading.load_tokenizer(path)
 
 
 def init_params(model: PolicyModel | ScalarModel, key):
@@ -186,14 +192,14 @@ def open_model(path: str | Path, **overrides) -> Opened:
         return Opened(
             config, scalar, lambda mesh: huggingface.load(source, config, mesh, scalar), str(path), "chat"
         )
-    meta = read_meta(expand(path))
-    if "model" not in meta:
+    saved = read_meta(expand(path))
+    if "model" not in saved:
         raise InputError(
             f"{path}: its checkpoint does not say the model's shape: train it again with this version"
         )
-    config = TransformerConfig(**{**meta["model"], **overrides})
-    text, scalar = meta["config"].get("text", {}), meta["stage"] == "rm"
-    subtree = meta.get("subtree", "params")
+    config = TransformerConfig(**{**saved["model"], **overrides})
+    text, scalar = saved["config"].get("text", {}), saved["stage"] == "rm"
+    subtree = saved.get("subtree", "params")
     model = (ScalarModel if scalar else PolicyModel)(config)
     return Opened(config, scalar, lambda mesh: load(path, model, mesh, name=subtree), text.get("tokenizer", ""),
                   text.get("template", "plain"))  # fmt: skip
