@@ -309,6 +309,8 @@ def to_config(hf: dict, where: str = "config.json", **overrides) -> TransformerC
         special = family.read(hf)
         shape = {**family.switches, **found, **special, "family": name}
         config = TransformerConfig(**shape)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: cannot be read as a {name} model ({error!r})") from error
     if overrides.get("context") and overrides["context"] > config.context:
