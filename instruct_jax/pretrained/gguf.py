@@ -53,7 +53,7 @@ def open_source(path: str | os.PathLike) -> Source:
     path = Path(path)
     metadata, stored = read_header(path)
     arch = metadata.get("general.architecture")
-    if arch not in _LAYERS:
+    if arch not in tuple(_LAYERS):  # whatever type the file gave it
         raise InputError(f"{path}: general.architecture is {show(arch)}; llama and gemma3 are read from GGUF")
     keys = _Keys(path, metadata, arch)
     sizes = _sizes(keys)
@@ -245,20 +245,25 @@ def _read_interleaved(path: Path, name: str, tensor: StoredTensor, rows: slice, 
     start, stop, step = rows.indices(tensor.shape[0])
     first, last = start // channels, -(-max(start, stop) // channels)
     whole = _read_rows(path, name, tensor, slice(first * channels, last * channels, step))
-    pairs = whole.reshape(last - first, channels // 2, 2, -1).swapaxes(1, 2).reshape(whole.shape)
-    return pairs[start - first * channels : max(start, stop) - first * channels]
+    pairs = whole.reshape(last - first, channels // 2, 2, tensor.shape[1])
+    return pairs.swapaxes(1, 2).reshape(whole.shape)[
+        start - first * channels : max(start, stop) - first * channels
+    ]
 
 
 def _dequantised(path: Path, name: str, tensor: StoredTensor, offset: int, nbytes: int) -> np.ndarray:
     """The values of a byte range of whole blocks of a tensor, float32 [values]."""
-    values_per_block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
-    values = np.empty(nbytes // block_bytes * values_per_block, np.float32)
-    with path.open("rb") as file:
-        file.seek(tensor.offset + offset)
-        for at in range(0, values.size, _CHUNK):
-            part = values[at : at + _CHUNK]
-            blocks = np.fromfile(file, np.uint8, part.size // values_per_block * block_bytes)
-            if blocks.size < part.size // values_per_block * block_bytes:
-                raise InputError(f"{path}: ends within tensor {name}; it has changed since it was opened")
-            part[:] = dequantize(blocks[None], tensor.kind)[0]
+    per_block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+    values = np.empty(nbytes // block_bytes * per_block, np.float32)
+    try:
+        with path.open("rb") as file:
+            file.seek(tensor.offset + offset)
+            for at in range(0, values.size, _CHUNK):
+                part = values[at : at + _CHUNK]
+                blocks = np.fromfile(file, np.uint8, part.size // per_block * block_bytes)
+                part[:] = dequantize(blocks[None], tensor.kind)[0]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: tensor {name} cannot be read; has the file changed since it was opened?"
+        ) from error
     return values

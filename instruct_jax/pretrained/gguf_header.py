@@ -78,7 +78,6 @@ class _Cursor:
         return self.numbers(code, 1, what)[0]
 
     def strings(self, count: int, what: str) -> list[str]:
-        self.need(8 * count, what)
         length_at = struct.Struct("<Q").unpack_from
         found, data = [], self.data
         try:
