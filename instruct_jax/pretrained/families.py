@@ -5,6 +5,7 @@ A family is an entry of FAMILIES. Names, shapes and config keys are those of Hug
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from instruct_jax.errors import InputError
 from instruct_jax.models.variants import RopeScaling, TransformerConfig
@@ -275,7 +276,7 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def family_of(hf: dict, where: str = "config.json") -> str:
+def family_of(hf: dict, where: Path | str = "config.json") -> str:
     """The name of the family of a config; InputError lists the families."""
     kind = hf.get("model_type")
     if kind not in FAMILIES:
@@ -285,7 +286,7 @@ def family_of(hf: dict, where: str = "config.json") -> str:
     return kind
 
 
-def to_config(hf: dict, where: str = "config.json", **overrides) -> TransformerConfig:
+def to_config(hf: dict, where: Path | str = "config.json", **overrides) -> TransformerConfig:
     """The shape of a model from its config.json; `overrides` are fields of ours (context, dtype, dropout, remat, logit_chunk, unroll).
 
     InputError names a key that is missing, or has a value that would change the computation in a way not supported.

@@ -19,3 +19,8 @@ class Source:
     config: dict
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str, slice], np.ndarray]
+
+    @property
+    def config_file(self) -> Path:
+        """The file that `config` is from."""
+        return self.path / "config.json" if self.path.is_dir() else self.path

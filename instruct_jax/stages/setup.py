@@ -87,7 +87,7 @@ def transformer(settings: ModelSettings, vocab: int | None = None) -> Transforme
         fields["unroll"] = settings.unroll
     if settings.pretrained:
         source = open_source(settings.pretrained)
-        config = families.to_config(source.config, str(source.path), **fields)
+        config = families.to_config(source.config, source.config_file, **fields)
         if vocab is not None and vocab > config.vocab:
             raise InputError(
                 f"the tokenizer has {vocab} ids, {source.path} has embeddings for {config.vocab}"
@@ -187,7 +187,7 @@ def open_model(path: str | Path, **overrides) -> Opened:
     """The checkpoint of a run's folder, a Hugging Face folder or a .gguf file; `overrides` are fields of TransformerConfig."""
     if is_foreign(path):
         source = open_source(path)
-        config = families.to_config(source.config, str(source.path), **overrides)
+        config = families.to_config(source.config, source.config_file, **overrides)
         scalar = "score.weight" in source.shapes
         return Opened(
             config, scalar, lambda mesh: huggingface.load(source, config, mesh, scalar), str(path), "chat"
