@@ -3,8 +3,9 @@ import random
 import pytest
 
 from instruct_jax.errors import InputError
+from instruct_jax.text.loading import load_tokenizer
 from instruct_jax.text.templates import TEMPLATES
-from instruct_jax.text.tokenizer import Tokenizer, train_sentencepiece
+from instruct_jax.text.tokenizer import train_sentencepiece
 
 WORDS = "the a cat dog river town sees finds loves near under old red ? . : < > / s p u n k e o".split()
 
@@ -54,7 +55,7 @@ def test_training_is_deterministic_and_the_file_is_the_tokenizer(tokenizer, tmp_
     for name in ("a", "b"):
         train_sentencepiece(make_texts(), tmp_path / f"{name}.model", 60, seed=0)
     assert (tmp_path / "a.model").read_bytes() == (tmp_path / "b.model").read_bytes()
-    assert Tokenizer.load(tmp_path / "a.model").encode("red dog") == tokenizer.encode("red dog")
+    assert load_tokenizer(tmp_path / "a.model").encode("red dog") == tokenizer.encode("red dog")
 
 
 def test_unseen_characters_are_unknown_or_bytes(tokenizer, tmp_path):
@@ -72,10 +73,10 @@ def test_bad_tokenizers_are_refused(tmp_path):
         train_sentencepiece(["\n", ""], tmp_path / "t.model", 60, seed=0)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="cannot be read"):
-        Tokenizer.load(tmp_path / "none.model")
+        load_tokenizer(tmp_path / "none.model")
     (tmp_path / "junk.model").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"junk\.model"):
-        Tokenizer.load(tmp_path / "junk.model")
+        load_tokenizer(tmp_path / "junk.model")
 
 
 def test_the_instruction_template_frames_the_prompt():

@@ -18,8 +18,12 @@ from instruct_jax.algorithms.decode import SamplingConfig, choose
 from instruct_jax.errors import InputError
 from instruct_jax.models.cache import init_cache
 from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.pretrained import families, gguf, gguf_header, huggingface
+from instruct_jax.pretrained.source import Source
 from instruct_jax.stages import setup
 from instruct_jax.stages.settings import section
+from instruct_jax.text.gguf import gguf_tokenizer
+from instruct_jax.text.loading import load_tokenizer
 from instruct_jax.text.templates import chat_pieces
 from instruct_jax.text.tokenizer import Tokenizer
 from instruct_jax.training.checkpoint import read_meta
@@ -39,8 +43,24 @@ class Opened:
 
 
 def open_model(path: str | Path) -> Opened:
-    """The latest checkpoint of a run's folder, with the tokenizer and template that its config names; for PPO the averaged
-    policy. InputError where it is no such folder or holds no language model."""
+    """A .gguf file, a Hugging Face folder, or the latest checkpoint of a run's folder with the tokenizer and template that its
+    config names (for PPO the averaged policy). InputError where it is none of these or holds no language model."""
+    path = Path(path).expanduser()
+    if path.suffix == ".gguf":
+        tokenizer = gguf_tokenizer(gguf_header.read_metadata(path), path)
+        return _foreign(gguf.open_source(path), tokenizer)
+    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+        return _foreign(huggingface.open_source(path), load_tokenizer(path))
+    return _own(path)
+
+
+def _foreign(source: Source, tokenizer: Tokenizer) -> Opened:
+    config = families.to_config(source.config, str(source.path))
+    params = huggingface.load(source, config, setup.open_mesh(setup.MeshSettings()))
+    return Opened(PolicyModel(config), params, tokenizer, "chat" if tokenizer.chat_template else "plain")
+
+
+def _own(path: Path) -> Opened:
     meta = read_meta(path)
     if meta["stage"] not in SUBTREES:
         raise InputError(f"{path} is a run of stage {meta['stage']!r}, which makes no model that answers: "

@@ -1,8 +1,9 @@
 """Home of the tokenizers inside GGUF files: their metadata in, a tokenizer out.
 
 Two kinds are read: "gpt2", byte-level BPE with its merges, and "llama", SentencePiece's BPE, whose merges follow from
-its pieces. Both become what transformers makes of them (transformers/integrations/gguf/gguf_tokenizer_mapping.py),
-except that the text is split as the file's `tokenizer.ggml.pre` says.
+its pieces (for Gemma in transformers' order, transformers/integrations/gguf/gguf_tokenizer_mapping.py). Unlike there,
+text is split as the file's `tokenizer.ggml.pre` says, single digits for "smollm", and a text that begins with a
+space still gets SentencePiece's own in front: as llama.cpp and the models' own tokenizers have it.
 """
 
 import numpy as np
@@ -120,15 +121,15 @@ def _sentencepiece(tokens: list[str], metadata: dict, where) -> tokenizers.Token
     model = _bpe(tokens, _merges(ranked), where, byte_fallback=True, fuse_unk=True,
                  unk_token=tokens[unknown] if unknown is not None else None)  # fmt: skip
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    spaces = normalizers.Replace(" ", "\u2581")
     if gemma:
-        model.normalizer = normalizers.Replace(" ", "\u2581")
+        model.normalizer = spaces
         model.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
+    elif metadata.get("tokenizer.ggml.add_space_prefix", True):
+        model.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces])
+        steps.append(decoders.Strip(" ", 1, 0))
     else:
-        prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-        model.pre_tokenizer = pre_tokenizers.Metaspace(
-            replacement="\u2581", prepend_scheme="first" if prefix else "never", split=False
-        )
-        steps += [decoders.Strip(" ", 1, 0)] if prefix else []
+        model.normalizer = spaces
     model.decoder = decoders.Sequence(steps)
     return model
 

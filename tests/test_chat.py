@@ -1,0 +1,238 @@
+"""Talking to a model: the tokens that `generate` would give, one at a time, and the terminal around them."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from instruct_jax import chat as terminal
+from instruct_jax.algorithms.decode import SamplingConfig, generate
+from instruct_jax.batches import PromptBatch
+from instruct_jax.errors import InputError
+from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.stages import chat, setup
+from instruct_jax.text.tokenizer import train_sentencepiece
+from instruct_jax.training.checkpoint import Checkpoints
+
+KEY = jax.random.key(3)
+
+
+class Numbers:
+    """Token n reads "n "; 2 and 5 end an answer."""
+
+    pad_id, eos_id, stop_ids = 0, 2, (2, 5)
+    chat_template, named_tokens = None, {}
+
+    def decode(self, ids):
+        return "".join(f"{i} " for i in ids)
+
+    def encode_pieces(self, pieces):
+        return [int(word) for text, _ in pieces for word in text.split()]
+
+
+@pytest.fixture
+def opened(tiny_model, tiny_params):
+    return chat.Opened(tiny_model, tiny_params, Numbers(), "plain")
+
+
+def taken(turns):
+    """The rows of tokens that a talk hands out."""
+    return [[token for token in row if token is not None] for row in zip(*turns, strict=True)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_talk_hands_out_what_generate_samples_up_to_the_first_stop(opened, temperature):
+    rows, sampling = [[7, 8, 9], [11] * 30], SamplingConfig(16, temperature=temperature)
+    tokens_BP, mask_BP = chat.padded(rows, 48, 0)
+    batch = PromptBatch(tokens_BP, mask_BP, np.arange(2, dtype=np.int32))
+    whole_BR, _ = generate(opened.model, opened.params, batch, KEY, sampling, eos_id=999, pad_id=0)
+    expected = []
+    for row in np.asarray(whole_BR).tolist():
+        ends = [i for i, token in enumerate(row) if token in (2, 5)]
+        expected.append(row[: ends[0]] if ends else row)
+    assert taken(chat.Talker(opened, sampling)(rows, KEY)) == expected
+
+
+def test_every_stop_id_ends_a_row_and_is_not_handed_out(opened, monkeypatch):
+    sampling = SamplingConfig(12, temperature=0)
+    free = taken(chat.Talker(opened, sampling)([[7, 8]], KEY))[0]
+    for position in (0, 3):
+        monkeypatch.setattr(Numbers, "stop_ids", (2, free[position]))
+        turns = list(chat.Talker(opened, sampling)([[7, 8]], KEY))
+        first = free.index(free[position])
+        assert taken(turns) == [free[:first]] and turns[-1] == [None]
+
+
+def test_each_length_bucket_compiles_once_whatever_is_said(opened):
+    talker = chat.Talker(opened, SamplingConfig(4))
+    for length in (1, 7, 31, 32, 33, 50, 60):
+        list(talker([[9] * length], KEY))
+    assert talker.begin._cache_size() == 2 and talker.go_on._cache_size() == 2
+
+
+@pytest.mark.parametrize("length, width", [(1, 32), (32, 32), (33, 64), (65, 100), (100, 100)])
+def test_a_bucket_is_the_next_power_of_two_or_what_the_context_leaves(length, width):
+    tokens_BP, mask_BP = chat.padded([[4] * length, [4]], 100, 0)
+    assert tokens_BP.shape == (2, width) and mask_BP.sum(axis=1).tolist() == [length, 1]
+    assert mask_BP[1, -1] and not mask_BP[1, 0]
+
+
+def test_what_does_not_fit_the_context_is_refused_with_both_numbers(opened):
+    with pytest.raises(InputError, match="101 tokens, over the 100"):
+        chat.padded([[4] * 101], 100, 0)
+    with pytest.raises(InputError, match=f"context {opened.model.config.context}"):
+        chat.Talker(opened, SamplingConfig(opened.model.config.context))
+
+
+def test_turns_stand_one_after_the_other_where_there_is_no_chat_template():
+    class Texts(Numbers):
+        def encode_pieces(self, pieces):
+            return pieces
+
+    talk = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    text = "".join(piece for piece, _ in chat.ids_of(Texts(), "plain", talk))
+    assert text == "a\nb\nc\n"
+    framed = chat.ids_of(Texts(), "instruction", talk)
+    assert [piece for piece, own in framed if not own] == ["a", "b", "c"]
+    assert "".join(p for p, _ in framed).endswith("b\ninstruction :\nc\nresponse :\n")
+
+
+def test_half_a_character_is_held_back_until_it_is_whole():
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode("utf-8", "replace")
+
+    shown = chat.Transcript(Bytes())
+    parts = [shown.add(byte) for byte in "aé€".encode()]
+    assert parts == ["a", "", "é", "", "", "€"] and shown.end() == "" and shown.text == "aé€"
+    assert chat.Transcript(Bytes()).end() == ""
+    cut = chat.Transcript(Bytes())
+    assert cut.add(0xE2) == "" and cut.end() == "\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of the supervised stage, as far as its checkpoint goes."""
+    folder = tmp_path_factory.mktemp("run")
+    words = "red blue green old new big cat dog bird sees finds hears".split()
+    tokenizer = train_sentencepiece(
+        [" ".join(words[i:] + words[:i]) for i in range(12)] * 9, folder / "t.model", 45, 0
+    )
+    model = {"variant": "tiny", "context": 64, "dtype": "float32"}
+    text = {"tokenizer": str(folder / "t.model"), "template": "plain", "max_prompt": 32, "max_response": 8}
+    policy = PolicyModel(setup.transformer(setup.ModelSettings(**model), tokenizer.vocab_size))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = {"params": jax.jit(lambda key: setup.init_params(policy, key))(jax.random.key(0))}
+    checkpoints.save(1, state, {"stage": "sft", "config": {"model": model, "text": text}}, wait=True)
+    checkpoints.close()
+    return folder
+
+
+def command(run_folder, *words):
+    return terminal.main(["chat", f"--model={run_folder}", "--max_new_tokens=8", *words])
+
+
+def test_a_prompt_is_answered_and_the_same_seed_answers_the_same(run_folder, capsys):
+    assert command(run_folder, "--prompt=red cat") == 0
+    first = capsys.readouterr().out
+    assert command(run_folder, "--prompt=red cat") == 0 and capsys.readouterr().out == first
+    assert command(run_folder, "--prompt=red cat", "--seed=5") == 0 and capsys.readouterr().out != first
+
+
+def test_a_file_becomes_a_line_of_json_for_every_prompt_in_order(run_folder, tmp_path, capsys):
+    prompts = [f"{word} dog" for word in ("red", "blue", "old") * 4]
+    (tmp_path / "p.txt").write_text("\n".join([*prompts[:5], "", *prompts[5:]]) + "\r\n")
+    assert command(run_folder, f"--file={tmp_path / 'p.txt'}", "--temperature=0") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    assert all(isinstance(row["response"], str) and isinstance(row["finished"], bool) for row in rows)
+    assert rows[0]["response"] == rows[3]["response"] == rows[9]["response"]
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--prompt=a", "--file=b"], "give one of them"),
+        (["--file=/no/such"], "/no/such"),
+        (["--template=chat", "--prompt=a"], "no chat template"),
+        (["--temperature=-1", "--prompt=a"], "temperature"),
+        (["--prompt=" + "red " * 99], "shorten it"),
+        (["hello"], "'hello'"),
+        (["--template=x"], "template"),
+        (["--model="], "--model is missing"),
+        (["--model=/no/such", "--prompt=a"], "/no/such"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run_folder, capsys, words, complaint):
+    assert command(run_folder, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and complaint in error
+
+
+def test_a_run_that_makes_no_language_model_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {"x": jax.numpy.ones(2)}, {"stage": "rm", "config": {}}, wait=True)
+    checkpoints.close()
+    with pytest.raises(InputError, match="stage 'rm'"):
+        chat.open_model(tmp_path)
+
+
+def talk_in(monkeypatch, lines, say):
+    """Runs the terminal's loop on `lines`; an exception among them is raised in their place."""
+    given = iter(lines)
+
+    def read(_):
+        line = next(given, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    terminal.converse(say)
+
+
+def test_a_talk_goes_on_from_what_was_said_until_it_is_reset(monkeypatch, capsys):
+    heard = []
+
+    def say(messages, turn):
+        heard.append([m["content"] for m in messages])
+        return f"answer {turn}"
+
+    talk_in(monkeypatch, ["a", "", "b", "/reset", KeyboardInterrupt(), "c", "/quit", "d"], say)
+    assert heard == [["a"], ["a", "answer 0", "b"], ["c"]]
+    assert "/quit" in capsys.readouterr().out
+
+
+def test_a_message_that_does_not_fit_is_left_out_of_the_talk(monkeypatch, capsys):
+    heard = []
+
+    def say(messages, turn):
+        heard.append([m["content"] for m in messages])
+        if "long" in messages[-1]["content"]:
+            raise InputError("too long")
+        return "x"
+
+    talk_in(monkeypatch, ["long", "a"], say)
+    assert heard == [["long"], ["a"]] and "error: too long" in capsys.readouterr().out
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(run_folder, monkeypatch, capsys):
+    once = iter([True])
+    whole = chat.Talker.__call__
+
+    def interrupted(self, rows, key):
+        for i, turn in enumerate(whole(self, rows, key)):
+            if i == 2 and next(once, False):
+                raise KeyboardInterrupt
+            yield turn
+
+    monkeypatch.setattr(chat.Talker, "__call__", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("red cat\nblue dog\n"))
+    assert command(run_folder) == 0
+    assert capsys.readouterr().out.count("> ") == 3
