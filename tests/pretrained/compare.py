@@ -16,7 +16,7 @@ import numpy as np
 from instruct_jax.algorithms.decode import SamplingConfig, generate
 from instruct_jax.batches import PromptBatch
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.pretrained import families, gguf, huggingface
+from instruct_jax.pretrained import export, families, gguf, huggingface
 from instruct_jax.sharding import make_mesh
 
 NEVER = -1  # an end of text that no model writes
@@ -72,8 +72,6 @@ def policy_differences(folder: Path, source, params) -> dict[str, float]:
 
 def compare_policy(folder: Path, mesh) -> dict[str, float]:
     """The differences of the policy, which is exported to `folder`/policy_export."""
-    from instruct_jax.pretrained import export
-
     source = huggingface.open_source(folder / "policy")
     config = families.to_config(source.config)
     params = huggingface.load(source, config, mesh)
@@ -84,8 +82,6 @@ def compare_policy(folder: Path, mesh) -> dict[str, float]:
 
 def compare_reward(folder: Path, mesh) -> dict[str, float]:
     """The difference of TRL's reward model, which is exported to `folder`/reward_export and, with a bias, to biased_export."""
-    from instruct_jax.pretrained import export
-
     expected = np.load(folder / "policy/expected.npz")
     source = huggingface.open_source(folder / "reward")
     config = families.to_config(source.config)

@@ -185,7 +185,7 @@ def check_reward(folder: Path) -> float:
 
 
 def check_biased(folder: Path) -> float:
-    """The same of the reward model that was given a bias, which transformers' score has no place for."""
+    """The same of the reward model that was given a bias: in its final norm, or left out and said in config.json."""
     return score_difference(folder, "biased_export", BIAS)
 
 
@@ -198,7 +198,8 @@ def score_difference(folder: Path, name: str, bias: float) -> float:
     model.config.pad_token_id = fixtures.PAD
     tokens, mask = (torch.tensor(expected[f"reward_{name}_BT"]).long() for name in ("tokens", "mask"))
     scores = model(tokens, attention_mask=mask).logits[:, 0].numpy()
-    return float(np.abs(scores - expected["reward_scores_B"] - bias).max())
+    said = getattr(model.config, "reward_bias", 0.0)
+    return float(np.abs(scores + said - expected["reward_scores_B"] - bias).max())
 
 
 def check(work: Path) -> int:
