@@ -4,7 +4,7 @@
     torch_side.py check WORK                  loads our exports, prints the table of both sides; exit status 1 on a failure
 
 It imports nothing of instruct_jax. WORK/<name>/ holds `policy` and `reward` (checkpoints), `policy/expected.npz` and, written by
-our side, `policy_export` and `reward_export`; WORK/gguf holds what transformers says from each GGUF file.
+our side, `policy_export`, `reward_export` and `biased_export`; WORK/gguf holds what transformers says from each GGUF file.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 TOLERANCE = 1e-4
+BIAS = 0.375  # of the reward model that compare.py exports with a bias
 LINEAR = dict(rope_type="linear", rope_theta=1e4, factor=4.0)
 PLAIN_ROPE = dict(rope_type="default", rope_theta=2e4)
 GEMMA3_LONG = dict(
@@ -177,23 +178,39 @@ def check_policy(folder: Path) -> float:
     return float(np.abs(logits - expected["plain_logits_BTV"]).max() / expected["logits_std"])
 
 
-@torch.no_grad()
 def check_reward(folder: Path) -> float:
     """Largest difference of the exported reward model's scores."""
-    expected = np.load(folder / "policy/expected.npz")
     same_bits(AutoModelForSequenceClassification, folder / "reward", folder / "reward_export")
-    model = load_export(AutoModelForSequenceClassification, folder / "reward_export", torch.float32)
+    return score_difference(folder, "reward_export", 0.0)
+
+
+def check_biased(folder: Path) -> float:
+    """The same of the reward model that was given a bias: in its final norm, or left out and said in config.json."""
+    return score_difference(folder, "biased_export", BIAS)
+
+
+@torch.no_grad()
+def score_difference(folder: Path, name: str, bias: float) -> float:
+    """Largest difference of the scores of `folder`/`name` from the expected ones plus `bias`."""
+    expected = np.load(folder / "policy/expected.npz")
+    model = load_export(AutoModelForSequenceClassification, folder / name, torch.float32)
     assert model.config.num_labels == 1
+    model.config.pad_token_id = fixtures.PAD
     tokens, mask = (torch.tensor(expected[f"reward_{name}_BT"]).long() for name in ("tokens", "mask"))
     scores = model(tokens, attention_mask=mask).logits[:, 0].numpy()
-    return float(np.abs(scores - expected["reward_scores_B"]).max())
+    said = getattr(model.config, "reward_bias", 0.0)
+    return float(np.abs(scores + said - expected["reward_scores_B"] - bias).max())
 
 
 def check(work: Path) -> int:
     """Adds the exports to our side's results and prints them all; the number of failures."""
     results = json.loads((work / "ours.json").read_text())
     for name in LIVE:
-        for column, compare in (("export", check_policy), ("export RM", check_reward)):
+        for column, compare in (
+            ("export", check_policy),
+            ("export RM", check_reward),
+            ("with bias", check_biased),
+        ):
             try:
                 results[name][column] = compare(work / name)
             except Exception as error:
