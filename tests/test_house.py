@@ -21,7 +21,7 @@ FLOORS = (
     {"algorithms"},
     {"data", "training", "evaluation", "reports", "pretrained", "labeling"},
     {"stages"},
-    {"main", "aot", "chat", "label", "sweep"},
+    {"main", "aot", "chat", "export", "label", "sweep"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 GOLD = "instruct_jax.data.lab.gold"

@@ -93,7 +93,7 @@ class TokenizersEngine:
     """A tokenizer of the `tokenizers` library; `named` are tokens that count as special even if it does not mark them."""
 
     def __init__(self, model: tokenizers.Tokenizer, named=(), vocab_size: int = 0):
-        self._model = model
+        self.model = model
         marked = {token.content for token in model.get_added_tokens_decoder().values() if token.special}
         unmarked = {token for token in named if token not in marked and model.token_to_id(token) is not None}
         if unmarked:
@@ -108,7 +108,7 @@ class TokenizersEngine:
 
     def token_id(self, token: str) -> int | None:
         """The id of a token's spelling, None for one that there is not."""
-        return self._model.token_to_id(token)
+        return self.model.token_to_id(token)
 
     def names_unknown(self, text: str) -> bool:
         """Whether the text spells the unknown token."""
@@ -116,12 +116,12 @@ class TokenizersEngine:
 
     def encode(self, texts: list[str], specials: bool) -> list[list[int]]:
         """Ids of each text, nothing added; with `specials` special tokens in it become their ids."""
-        self._model.encode_special_tokens = not specials
-        return [found.ids for found in self._model.encode_batch_fast(texts, add_special_tokens=False)]
+        self.model.encode_special_tokens = not specials
+        return [found.ids for found in self.model.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
         """Text of the ids without special tokens."""
-        return self._model.decode(ids, skip_special_tokens=True)
+        return self.model.decode(ids, skip_special_tokens=True)
 
 
 class _Settings:

@@ -33,7 +33,7 @@ class Tokenizer:
 
     def __init__(self, engine, *, eos_id: int, pad_id: int | None = None, bos_id: int | None = None, stop_ids=(),
                  chat_template: str | None = None, named_tokens: dict[str, str] | None = None):  # fmt: skip
-        self._engine = engine
+        self.engine = engine
         self.vocab_size = engine.vocab_size
         self.unk_id = engine.unk_id
         self.eos_id, self.bos_id = eos_id, bos_id
@@ -44,45 +44,45 @@ class Tokenizer:
         self._signs = engine.special_ids - {self.unk_id}
 
     def _other_than(self, eos_id: int) -> int:
-        known = [self.unk_id, *sorted(self._engine.special_ids), *range(min(2, self.vocab_size))]
+        known = [self.unk_id, *sorted(self.engine.special_ids), *range(min(2, self.vocab_size))]
         return next((i for i in known if i not in (None, eos_id)), eos_id)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS and EOS; "</s>" and the like in it stay ordinary characters."""
-        return self._engine.encode([text], specials=False)[0]
+        return self.engine.encode([text], specials=False)[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, several times faster."""
-        return self._engine.encode(list(texts), specials=False)
+        return self.engine.encode(list(texts), specials=False)
 
     def encode_prompts(self, template: Template, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of the rendered prompts, BOS first where prompts begin with one: the template's special tokens become their
         ids, the same strings in a prompt stay text."""
         prompts = [template.cleaned(prompt) for prompt in prompts]
-        around = self._engine.encode([template.prefix, template.suffix], specials=True)
+        around = self.engine.encode([template.prefix, template.suffix], specials=True)
         own = sum(map(self._specials_in, around))
-        rows = self._engine.encode([template.prefix + p + template.suffix for p in prompts], specials=True)
+        rows = self.engine.encode([template.prefix + p + template.suffix for p in prompts], specials=True)
         for i, prompt in enumerate(prompts):
-            if self._specials_in(rows[i]) != own or self._engine.names_unknown(prompt):
+            if self._specials_in(rows[i]) != own or self.engine.names_unknown(prompt):
                 rows[i] = [*around[0], *self.encode(prompt), *around[1]]
         return [self._begun(row) for row in rows]
 
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of a text in pieces (text, whether its special tokens count), BOS first where prompts begin with one."""
         own = sum(
-            self._specials_in(self._engine.encode([text], True)[0]) for text, trusted in pieces if trusted
+            self._specials_in(self.engine.encode([text], True)[0]) for text, trusted in pieces if trusted
         )
-        whole = self._engine.encode(["".join(text for text, _ in pieces)], specials=True)[0]
-        foreign = any(self._engine.names_unknown(text) for text, trusted in pieces if not trusted)
+        whole = self.engine.encode(["".join(text for text, _ in pieces)], specials=True)[0]
+        foreign = any(self.engine.names_unknown(text) for text, trusted in pieces if not trusted)
         if foreign or self._specials_in(whole) != own:
-            parts = (self._engine.encode([text], specials=trusted)[0] for text, trusted in pieces)
+            parts = (self.engine.encode([text], specials=trusted)[0] for text, trusted in pieces)
             whole = list(itertools.chain.from_iterable(parts))
         return self._begun(whole)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids up to the first EOS; special tokens are dropped. Characters whose bytes lie in several tokens need
         them all in one call."""
-        return self._engine.decode(
+        return self.engine.decode(
             list(itertools.takewhile(lambda token: token != self.eos_id, map(int, ids)))
         )
 
@@ -97,12 +97,10 @@ class SentencePieceEngine:
     """A SentencePiece model; its control symbols are the special tokens."""
 
     def __init__(self, model: bytes):
-        self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self._model.vocab_size()
-        self.unk_id = self._model.unk_id()
-        self._ids = {
-            self._model.id_to_piece(i): i for i in range(self.vocab_size) if self._model.is_control(i)
-        }
+        self.model = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self.model.vocab_size()
+        self.unk_id = self.model.unk_id()
+        self._ids = {self.model.id_to_piece(i): i for i in range(self.vocab_size) if self.model.is_control(i)}
         self.special_ids = frozenset(self._ids.values())
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -110,17 +108,17 @@ class SentencePieceEngine:
     @property
     def own_ids(self) -> dict[str, int | None]:
         """The ids that the model itself names "bos", "eos" and "pad", None where it has none."""
-        ids = {"bos": self._model.bos_id(), "eos": self._model.eos_id(), "pad": self._model.pad_id()}
+        ids = {"bos": self.model.bos_id(), "eos": self.model.eos_id(), "pad": self.model.pad_id()}
         return {name: i if i >= 0 else None for name, i in ids.items()}
 
     def token(self, i: int) -> str:
         """The spelling of an id."""
-        return self._model.id_to_piece(i)
+        return self.model.id_to_piece(i)
 
     def token_id(self, token: str) -> int | None:
         """The id of a spelling, None for one that is no piece."""
-        i = self._model.piece_to_id(token)
-        return i if self._model.id_to_piece(i) == token else None
+        i = self.model.piece_to_id(token)
+        return i if self.model.id_to_piece(i) == token else None
 
     def names_unknown(self, text: str) -> bool:
         """Never: the unknown symbol cannot be spelled."""
@@ -128,7 +126,7 @@ class SentencePieceEngine:
 
     def encode(self, texts: list[str], specials: bool) -> list[list[int]]:
         """Ids of each text; with `specials` its control symbols become their ids."""
-        rows = self._model.encode(texts)
+        rows = self.model.encode(texts)
         for i, text in enumerate(texts if specials else ()):
             if self._special.search(text):
                 rows[i] = self._with_specials(text)
@@ -137,13 +135,13 @@ class SentencePieceEngine:
     def _with_specials(self, text: str) -> list[int]:
         found, at = [], 0
         for match in self._special.finditer(text):
-            found += [*self._model.encode(text[at : match.start()]), self._ids[match.group()]]
+            found += [*self.model.encode(text[at : match.start()]), self._ids[match.group()]]
             at = match.end()
-        return found + self._model.encode(text[at:])
+        return found + self.model.encode(text[at:])
 
     def decode(self, ids: list[int]) -> str:
         """Text of the ids; SentencePiece decodes control symbols to nothing."""
-        return self._model.decode(ids)
+        return self.model.decode(ids)
 
 
 def sentencepiece_tokenizer(model: bytes, where) -> Tokenizer:
