@@ -118,7 +118,7 @@ def _sentencepiece(tokens: list[str], metadata: dict, where) -> tokenizers.Token
             )
         ranked = [tokens[i] for i in sorted(range(len(tokens)), key=lambda i: -scores[i])]
     unknown = _id(metadata, "unknown", len(tokens), where)
-    model = _bpe(tokens, _merges(ranked), where, byte_fallback=True, fuse_unk=True,
+    model = _bpe(tokens, merges_of(ranked), where, byte_fallback=True, fuse_unk=True,
                  unk_token=tokens[unknown] if unknown is not None else None)  # fmt: skip
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     spaces = normalizers.Replace(" ", "\u2581")
@@ -134,7 +134,7 @@ def _sentencepiece(tokens: list[str], metadata: dict, where) -> tokenizers.Token
     return model
 
 
-def _merges(ranked: list[str]) -> list[tuple[str, str]]:
+def merges_of(ranked: list[str]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, the best piece's first, then that with the longer left part."""
     known = set(ranked)
     return [

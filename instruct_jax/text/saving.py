@@ -5,23 +5,26 @@ from pathlib import Path
 
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, processors
 
 from instruct_jax.errors import InputError
+from instruct_jax.text.gguf import merges_of
 from instruct_jax.text.loading import TokenizersEngine
 from instruct_jax.text.tokenizer import SentencePieceEngine, Tokenizer
 
+NEVER = -1e6  # log-probability
+SPACE = "\u2581"
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja into `folder`.
 
-    A SentencePiece model is written as its unigrams, which AutoTokenizer reads, with the model itself beside it. InputError for
-    one of another kind, or that changes text before it splits it.
+    A SentencePiece model is written as its pieces, which AutoTokenizer reads, with the model itself beside it. InputError for one
+    that has no exact form there.
     """
     engine = tokenizer.engine
-    model = _unigrams(engine, folder) if isinstance(engine, SentencePieceEngine) else _copy(engine)
+    model = _pieces(engine, folder) if isinstance(engine, SentencePieceEngine) else _copy(engine)
     if tokenizer.bos_id is not None:
         bos = model.id_to_token(tokenizer.bos_id)
         model.post_processor = processors.TemplateProcessing(
@@ -50,26 +53,37 @@ def _copy(engine: TokenizersEngine) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(engine.model.to_str())
 
 
-def _unigrams(engine: SentencePieceEngine, folder: Path) -> tokenizers.Tokenizer:
+def _pieces(engine: SentencePieceEngine, folder: Path) -> tokenizers.Tokenizer:
     proto = sentencepiece_model_pb2.ModelProto.FromString(engine.model.serialized_model_proto())
-    plain = proto.normalizer_spec
-    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM or plain.precompiled_charsmap:
+    trained, plain = proto.trainer_spec, proto.normalizer_spec
+    kinds = {trained.UNIGRAM: _unigram, trained.BPE: _bpe}
+    if trained.model_type not in kinds or plain.precompiled_charsmap or plain.remove_extra_whitespaces:
         raise InputError(
-            "this SentencePiece model is no plain unigram model: export it with its own tokenizer.json instead"
+            "this SentencePiece model splits whole words or changes text first, which has no exact tokenizer.json"
         )
-    vocab = [(piece.piece, piece.score) for piece in proto.pieces]
-    unigram = models.Unigram(vocab, engine.unk_id, proto.trainer_spec.byte_fallback)
-    model = tokenizers.Tokenizer(unigram)
-    scheme = "first" if plain.add_dummy_prefix else "never"
-    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    model.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
+    model = tokenizers.Tokenizer(kinds[trained.model_type](proto, engine.unk_id, trained.byte_fallback))
+    steps = [normalizers.Replace(" ", SPACE)]
+    model.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(SPACE), *steps] if plain.add_dummy_prefix else steps
+    )
+    undo = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    model.decoder = decoders.Sequence([*undo, decoders.Strip(" ", 1, 0)] if plain.add_dummy_prefix else undo)
     for kind, special in ((PIECE.CONTROL, True), (PIECE.USER_DEFINED, False)):
-        model.add_tokens(
-            [
-                tokenizers.AddedToken(p.piece, normalized=False, special=special)
-                for p in proto.pieces
-                if p.type == kind
-            ]
-        )
+        named = [piece.piece for piece in proto.pieces if piece.type == kind]
+        model.add_tokens([tokenizers.AddedToken(name, normalized=False, special=special) for name in named])
     (folder / "tokenizer.model").write_bytes(engine.model.serialized_model_proto())
     return model
+
+
+def _unigram(proto, unk_id: int, byte_fallback: bool) -> models.Unigram:
+    # There symbols and bytes could be spelled: a score that no text would choose.
+    vocab = [(piece.piece, piece.score if piece.type == PIECE.NORMAL else NEVER) for piece in proto.pieces]
+    return models.Unigram(vocab, unk_id, byte_fallback)
+
+
+def _bpe(proto, unk_id: int, byte_fallback: bool) -> models.BPE:
+    normal = [piece for piece in proto.pieces if piece.type == PIECE.NORMAL]
+    ranked = [piece.piece for piece in sorted(normal, key=lambda piece: -piece.score)]
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    unknown = proto.pieces[unk_id].piece
+    return models.BPE(ids, merges_of(ranked), unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)

@@ -1,0 +1,125 @@
+"""The export command and the tokenizers it writes: other tools must get the ids that the model was trained on."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import tokenizers
+
+from instruct_jax import export
+from instruct_jax.errors import InputError
+from instruct_jax.stages import setup
+from instruct_jax.stages.lab_base import ASSETS
+from instruct_jax.text.loading import load_tokenizer
+from instruct_jax.text.saving import save_tokenizer
+from instruct_jax.text.tokenizer import train_sentencepiece
+from instruct_jax.training.checkpoint import Checkpoints
+from instruct_jax.training.state import TrainState
+
+sys.path.insert(0, str(Path(__file__).parent / "pretrained"))
+from varied_strings import varied_strings
+
+TEXTS = ("Write two lines about the river Ander .\nEnd with thanks .", "  two  spaces ", "naïve → ☃\n\n", "")
+
+
+@pytest.mark.parametrize("kind", ["lab", "unigram", "bpe"])
+def test_a_sentencepiece_model_gives_other_tools_the_same_ids(kind, tmp_path):
+    if kind == "lab":
+        ours = load_tokenizer(ASSETS / "tokenizer.model")
+    else:
+        lines = ["the river runs to the sea and back", "under the  hill by the sea"] * 20
+        ours = train_sentencepiece(
+            lines, tmp_path / "trained.model", 281, 0, model_type=kind, byte_fallback=True
+        )
+    save_tokenizer(ours, tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    for text in (*TEXTS, *varied_strings()):
+        ids = ours.encode(text)
+        assert theirs.encode(text, add_special_tokens=False).ids == ids, text
+        if ours.unk_id not in ids and "\x00" not in text:  # SentencePiece spells the unknown its own way
+            assert theirs.decode(ids) == ours.decode(ids), text
+    again = load_tokenizer(tmp_path)
+    assert (again.eos_id, again.pad_id, again.bos_id) == (ours.eos_id, ours.pad_id, ours.bos_id)
+
+
+def test_a_byte_level_tokenizer_keeps_ids_bos_and_chat_template(tmp_path):
+    (tmp_path / "from").mkdir()
+    model = tokenizers.ByteLevelBPETokenizer()
+    model.train_from_iterator(["the river runs to the sea and back"] * 4, 300, special_tokens=["<s>", "</s>"])
+    model.save(str(tmp_path / "from" / "tokenizer.json"))
+    settings = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "add_bos_token": True,
+        "chat_template": "{{ messages[0]['content'] }}",
+    }
+    (tmp_path / "from" / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = load_tokenizer(tmp_path / "from")
+    (tmp_path / "to").mkdir()
+    save_tokenizer(ours, tmp_path / "to")
+    again = load_tokenizer(tmp_path / "to")
+    plain = setup.template("plain", ours)
+    assert again.encode_prompts(plain, TEXTS) == ours.encode_prompts(plain, TEXTS)
+    assert again.encode_prompts(plain, TEXTS)[0][0] == ours.bos_id is not None
+    assert (again.eos_id, again.chat_template) == (ours.eos_id, settings["chat_template"])
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "to" / "tokenizer.json"))
+    assert theirs.encode("the sea").ids == [ours.bos_id, *ours.encode("the sea")]
+
+
+def test_a_sentencepiece_model_without_an_exact_form_says_so(tmp_path):
+    words = train_sentencepiece(["a b c d a b"] * 20, tmp_path / "words.model", 8, 0, model_type="word")
+    with pytest.raises(InputError, match="splits whole words"):
+        save_tokenizer(words, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["words.model"]
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder with a tiny policy as its checkpoint, as the SFT stage leaves it."""
+    from ml_collections import ConfigDict
+
+    from instruct_jax.models.transformer import PolicyModel
+
+    text = dict(tokenizer=str(ASSETS / "tokenizer.model"), template="plain", max_prompt=8, max_response=8)
+    tokenizer = load_tokenizer(text["tokenizer"])
+    model = PolicyModel(setup.transformer(setup.ModelSettings("tiny", 64), tokenizer.vocab_size))
+    params = jax.jit(lambda: setup.init_params(model, jax.random.key(0)))()
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, (), None)
+    checkpoints.save(3, state, setup.meta("sft", ConfigDict(dict(text=text)), model.config), wait=True)
+    checkpoints.close()
+    return tmp_path / "run"
+
+
+def test_a_run_is_exported_with_its_tokenizer_and_opens_again(run_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert export.main(["export", "--model", str(run_folder), "--out", str(out)]) == 0
+    assert "model.safetensors, tokenizer.json" in capsys.readouterr().out
+    hf = json.loads((out / "config.json").read_text())
+    assert (hf["architectures"], hf["eos_token_id"], hf["pad_token_id"]) == (["GPT2LMHeadModel"], 2, 0)
+    mesh = setup.open_mesh(setup.MeshSettings())
+    before, after = (setup.open_model(path).load(mesh) for path in (run_folder, out))
+    assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), before, after))
+    assert export.main(["export", "--model", str(run_folder), "--out", str(out)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--out", "x"], "--model is missing"),
+        (["--model", "x"], "--out is missing"),
+        (["--model", "nothing/there", "--out", "x"], "no checkpoint in"),
+        (["--model", "x", "--out", "y", "--dtype", "int8"], "dtype"),
+        (["--model", "x", "--out", "y", "z"], "'z' belongs to no flag"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export.main(["export", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+    assert not list(tmp_path.iterdir())
