@@ -77,18 +77,18 @@ def run(values: flags.FlagValues) -> None:
 
     sampling = SamplingConfig(values.max_new_tokens, temperature=values.temperature, top_p=values.top_p)
     devices.enable_compile_cache(devices.cache_dir())
-    opened = chat.open_model(values.model)
-    template = chat.template_of(opened, values.template)
-    talk, key = chat.Talker(opened, sampling), jax.random.key(values.seed)
+    speaker = chat.open_speaker(values.model, values.template)
+    talk, key = chat.Talker(speaker, sampling), jax.random.key(values.seed)
     if prompts:
-        for prompt, response, finished in chat.answers(talk, opened, template, prompts, key):
+        for prompt, response, finished in chat.answers(talk, speaker, prompts, key):
             row = {"prompt": prompt, "response": response, "finished": finished}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         return
 
     def say(messages: list[dict[str, str]], turn: int) -> str:
         """Streams the answer to a talk; Ctrl-C ends it where it is."""
-        ids, transcript = chat.ids_of(opened.tokenizer, template, messages), chat.Transcript(opened.tokenizer)
+        ids = chat.ids_of(speaker.tokenizer, speaker.template, messages)
+        transcript = chat.Transcript(speaker.tokenizer)
         with contextlib.suppress(*() if values.prompt is not None else (KeyboardInterrupt,)):
             for (token,) in talk([ids], jax.random.fold_in(key, turn)):
                 if token is not None:
@@ -99,7 +99,9 @@ def run(values: flags.FlagValues) -> None:
     if values.prompt is not None:
         say([{"role": "user", "content": values.prompt}], 0)
     else:
-        print(f"{values.model}, template {template}. /reset forgets, /quit leaves, Ctrl-C stops an answer.")
+        print(
+            f"{values.model}, template {speaker.template}. /reset forgets, /quit leaves, Ctrl-C stops an answer."
+        )
         converse(say)
 
 

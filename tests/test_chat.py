@@ -4,6 +4,7 @@ import io
 import json
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -34,7 +35,7 @@ class Numbers:
 
 @pytest.fixture
 def opened(tiny_model, tiny_params):
-    return chat.Opened(tiny_model, tiny_params, Numbers(), "plain")
+    return chat.Speaker(tiny_model, tiny_params, Numbers(), "plain")
 
 
 def taken(turns):
@@ -124,12 +125,12 @@ def run_folder(tmp_path_factory):
     tokenizer = train_sentencepiece(
         [" ".join(words[i:] + words[:i]) for i in range(12)] * 9, folder / "t.model", 45, 0
     )
-    model = {"variant": "tiny", "context": 64, "dtype": "float32"}
     text = {"tokenizer": str(folder / "t.model"), "template": "plain", "max_prompt": 32, "max_response": 8}
-    policy = PolicyModel(setup.transformer(setup.ModelSettings(**model), tokenizer.vocab_size))
+    policy = PolicyModel(setup.transformer(setup.ModelSettings("tiny", 64), tokenizer.vocab_size))
     checkpoints = Checkpoints(folder / "checkpoints")
     state = {"params": jax.jit(lambda key: setup.init_params(policy, key))(jax.random.key(0))}
-    checkpoints.save(1, state, {"stage": "sft", "config": {"model": model, "text": text}}, wait=True)
+    config = ml_collections.ConfigDict({"text": text})
+    checkpoints.save(1, state, setup.meta("sft", config, policy.config), wait=True)
     checkpoints.close()
     return folder
 
@@ -175,12 +176,13 @@ def test_bad_input_is_one_line_and_status_2(run_folder, capsys, words, complaint
     assert error.startswith("error: ") and complaint in error
 
 
-def test_a_run_that_makes_no_language_model_is_refused(tmp_path):
+def test_a_run_that_makes_no_language_model_is_refused(tiny_model, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(1, {"x": jax.numpy.ones(2)}, {"stage": "rm", "config": {}}, wait=True)
+    meta = setup.meta("rm", ml_collections.ConfigDict(), tiny_model.config)
+    checkpoints.save(1, {"params": {"x": jax.numpy.ones(2)}}, meta, wait=True)
     checkpoints.close()
-    with pytest.raises(InputError, match="stage 'rm'"):
-        chat.open_model(tmp_path)
+    with pytest.raises(InputError, match="is a reward model"):
+        chat.open_speaker(tmp_path)
 
 
 def talk_in(monkeypatch, lines, say):

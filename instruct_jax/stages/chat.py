@@ -11,30 +11,22 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from instruct_jax.algorithms.decode import SamplingConfig, choose
 from instruct_jax.errors import InputError
 from instruct_jax.models.cache import init_cache
 from instruct_jax.models.transformer import PolicyModel
-from instruct_jax.pretrained import families, gguf, gguf_header, huggingface
-from instruct_jax.pretrained.source import Source
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import section
-from instruct_jax.text.gguf import gguf_tokenizer
-from instruct_jax.text.loading import load_tokenizer
 from instruct_jax.text.templates import chat_pieces
 from instruct_jax.text.tokenizer import Tokenizer
-from instruct_jax.training.checkpoint import read_meta
 
 SHORTEST = 32  # tokens of the narrowest bucket
-SUBTREES = {"pretrain": "params", "sft": "params", "lab_base": "params", "ppo": "policy/ema"}
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A model that can be talked to; `template` is the name of the one it was trained with."""
+class Speaker:
+    """A model that can be talked to; `template` is the name of the one that its prompts are framed with."""
 
     model: PolicyModel
     params: dict
@@ -42,36 +34,20 @@ class Opened:
     template: str
 
 
-def open_model(path: str | Path) -> Opened:
-    """A .gguf file, a Hugging Face folder, or the latest checkpoint of a run's folder with the tokenizer and template that its
-    config names (for PPO the averaged policy). InputError where it is none of these or holds no language model."""
-    path = Path(path).expanduser()
-    if path.suffix == ".gguf":
-        tokenizer = gguf_tokenizer(gguf_header.read_metadata(path), path)
-        return _foreign(gguf.open_source(path), tokenizer)
-    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
-        return _foreign(huggingface.open_source(path), load_tokenizer(path))
-    return _own(path)
+def open_speaker(path: str | Path, template: str | None = None) -> Speaker:
+    """The language model of a run's folder, a Hugging Face folder or a .gguf file, on one device.
 
-
-def _foreign(source: Source, tokenizer: Tokenizer) -> Opened:
-    config = families.to_config(source.config, str(source.path))
-    params = huggingface.load(source, config, setup.open_mesh(setup.MeshSettings()))
-    return Opened(PolicyModel(config), params, tokenizer, "chat" if tokenizer.chat_template else "plain")
-
-
-def _own(path: Path) -> Opened:
-    meta = read_meta(path)
-    if meta["stage"] not in SUBTREES:
-        raise InputError(f"{path} is a run of stage {meta['stage']!r}, which makes no model that answers: "
-                         f"use one of {', '.join(SUBTREES)}")  # fmt: skip
-    config = ml_collections.ConfigDict(meta["config"])
-    text = section(config, "text", setup.TextSettings)
+    `template` None takes what the model was trained with, of a checkpoint of other tools its chat template where it has one.
+    InputError where there is no language model, no tokenizer or no such template."""
+    opened = setup.open_model(path)
+    if opened.scalar:
+        raise InputError(f"{path} is a reward model, which does not answer: name a policy")
+    text = setup.TextSettings(opened.tokenizer, opened.template, max_prompt=0, max_response=0)
     tokenizer = setup.load_tokenizer(text)
-    settings = section(config, "model", setup.ModelSettings)
-    model = PolicyModel(setup.transformer(settings, tokenizer.vocab_size))
-    params = setup.load(path, model, setup.open_mesh(setup.MeshSettings()), name=SUBTREES[meta["stage"]])
-    return Opened(model, params, tokenizer, text.template)
+    own = opened.template if opened.template != "chat" or tokenizer.chat_template else "plain"
+    setup.template(template or own, tokenizer)
+    params = opened.load(setup.open_mesh(setup.MeshSettings()))
+    return Speaker(PolicyModel(opened.config), params, tokenizer, template or own)
 
 
 def ids_of(tokenizer: Tokenizer, template: str, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -89,25 +65,18 @@ def ids_of(tokenizer: Tokenizer, template: str, messages: Sequence[dict[str, str
     return tokenizer.encode_pieces(pieces)
 
 
-def template_of(opened: Opened, asked: str | None) -> str:
-    """The name of the template to talk in: the one asked for, else the model's; InputError where there is no such one."""
-    name = asked or opened.template
-    setup.template(name, opened.tokenizer)
-    return name
-
-
 class Talker:
     """A model that answers rows of ids; `begin` and `go_on` are its two compiled programs."""
 
-    def __init__(self, opened: Opened, sampling: SamplingConfig):
+    def __init__(self, speaker: Speaker, sampling: SamplingConfig):
         """InputError where `sampling` leaves no room for a prompt in the model's context."""
-        self._opened, self._turns = opened, sampling.max_new_tokens
-        self._widest = opened.model.config.context - self._turns
+        self._speaker, self._turns = speaker, sampling.max_new_tokens
+        self._widest = speaker.model.config.context - self._turns
         if self._widest < 1:
             raise InputError(
-                f"max_new_tokens is {self._turns}, the model's context {opened.model.config.context}: ask for fewer"
+                f"max_new_tokens is {self._turns}, the model's context {speaker.model.config.context}: ask for fewer"
             )
-        model, take = opened.model, functools.partial(_take, sampling=sampling)
+        model, take = speaker.model, functools.partial(_take, sampling=sampling)
 
         @jax.jit
         def begin(params, tokens_BP, mask_BP, keys_B):
@@ -128,7 +97,7 @@ class Talker:
 
         A row ends with one of the tokenizer's stop ids, which is not handed out, or after `max_new_tokens`. InputError for
         a row that leaves no room for them in the model's context."""
-        params, tokenizer = self._opened.params, self._opened.tokenizer
+        params, tokenizer = self._speaker.params, self._speaker.tokenizer
         tokens_BP, mask_BP = padded(rows, self._widest, tokenizer.pad_id)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(rows)))
         token_B, cache = self.begin(params, tokens_BP, mask_BP, keys_B)
@@ -187,10 +156,10 @@ class Transcript:
 
 
 def answers(
-    talk: Talker, opened: Opened, template: str, prompts: Sequence[str], key, batch_size: int = 8
+    talk: Talker, speaker: Speaker, prompts: Sequence[str], key, batch_size: int = 8
 ) -> Iterator[tuple[str, str, bool]]:
     """(prompt, response, whether it ended by itself) of every prompt, in order; `batch_size` rows at a time."""
-    ids = [ids_of(opened.tokenizer, template, [{"role": "user", "content": p}]) for p in prompts]
+    ids = [ids_of(speaker.tokenizer, speaker.template, [{"role": "user", "content": p}]) for p in prompts]
     for first in range(0, len(ids), batch_size):
         rows = ids[first : first + batch_size]
         full = [*rows, *[rows[0]] * (batch_size - len(rows))]  # a shape for each bucket, no more
@@ -201,4 +170,4 @@ def answers(
                 ended[b] |= token is None
                 said[b] += [] if token is None else [token]
         for b, prompt in enumerate(prompts[first : first + batch_size]):
-            yield prompt, opened.tokenizer.decode(said[b]), ended[b]
+            yield prompt, speaker.tokenizer.decode(said[b]), ended[b]
