@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+TORCH_LOCK = ROOT / "tests/pretrained/requirements-torch.txt"
 TOOLS = "bash cat cp dirname env grep head mkdir rm sed touch tr uname".split()
 
 MAIN_STAND_IN = """#!/usr/bin/env bash
@@ -121,6 +122,41 @@ def test_setup_never_clears_a_folder_that_is_no_environment(repo):
 def test_setup_names_an_unknown_argument(repo):
     status, said = run(repo, "bash launch/setup.sh --gpu")
     assert status == 2 and "--gpu" in said and "--cuda" in said
+
+
+def test_the_environment_of_torch_holds_its_own_lock_alone(repo):
+    wheels = repo.parent / "wheels"
+    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+    (repo / "requirements-build.txt").write_text(make_wheel(wheels, "tool", "1"))
+    (repo / "tests/pretrained").mkdir(parents=True)
+    (repo / "tests/pretrained/requirements-torch.txt").write_text(make_wheel(wheels, "thing", "1"))
+    status, said = run(repo, "bash launch/setup.sh --torch", PYTHON=sys.executable, **pip)
+    assert status == 0 and not (repo / ".venv").exists(), said
+    assert run(repo, ".venv-torch/bin/python -c 'import thing; print(thing.version)'") == (0, "1\n")
+    assert run(repo, "bash launch/setup.sh --torch", **pip) == (0, "")
+    assert run(repo, "bash launch/setup.sh --torch --dev", **pip)[0] == 2
+
+
+# --- compare_torch.sh
+
+
+def test_compare_torch_runs_both_sides_in_turn_and_fails_where_the_check_does(repo):
+    without_setup(repo, "#!/usr/bin/env bash\necho ours $1 >>calls.txt\n")
+    script(
+        repo / ".venv-torch/bin/python",
+        "#!/usr/bin/env bash\necho torch $2 >>calls.txt\n[[ ! -e broken || $2 != check ]]\n",
+    )
+    assert run(repo, "bash launch/compare_torch.sh")[0] == 0
+    wanted = [
+        "setup .venv ",
+        "setup .venv-torch --torch",
+        "torch make",
+        "ours tests/pretrained/compare.py",
+        "torch check",
+    ]
+    assert calls(repo) == wanted
+    (repo / "broken").touch()
+    assert run(repo, "bash launch/compare_torch.sh")[0] != 0
 
 
 # --- env.sh
@@ -281,7 +317,9 @@ def test_every_declared_dependency_is_locked_for_both_ends_of_the_python_range()
     }
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements*.txt")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("requirements*.txt"), TORCH_LOCK]), ids=lambda path: path.name
+)
 def test_every_pin_has_a_hash_and_no_lock_names_a_host(path):
     text = path.read_text()
     pinned = re.findall(r"^[\w.-]+==.*\n *(.*)", text, re.MULTILINE)
