@@ -37,7 +37,7 @@ def load_stage(name: str):
         case "ppo":
             from instruct_jax.stages import train_ppo as stage
         case "collect":
-            from instruct_jax.stages import collect as stage
+            from instruct_jax.stages import lab_collect as stage
         case "select":
             from instruct_jax.stages import select as stage
         case "evaluate":
