@@ -78,8 +78,10 @@ class Bench:
         return own - other
 
     def document_losses(self, params, documents: Sequence[str], length: int) -> list[tuple[float, int]]:
-        """Loss in nats and the number of its tokens for the first `length` tokens, EOS in front, of every document."""
-        ids = [[self.tokenizer.eos_id, *row][:length] for row in self.tokenizer.encode_batch(documents)]
+        """Loss in nats and the number of its tokens for the first `length` tokens of every document, in front of which stands BOS or,
+        where there is none, EOS."""
+        first = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
+        ids = [[first, *row][:length] for row in self.tokenizer.encode_batch(documents)]
         found = []
         for start in range(0, len(ids), self.batch_size):
             chosen = ids[start : start + self.batch_size]

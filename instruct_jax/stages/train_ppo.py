@@ -206,11 +206,15 @@ def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad
     )
     steps = train.minibatches * train.inner_epochs
     ppo = section(config, "ppo", PPOConfig)
+    policy, scalar = (
+        setup.transformer(section(config, name, setup.ModelSettings), vocab)
+        for name in ("model", "reward_model")
+    )
     return Pieces(
-        policy=PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), vocab)),
-        scalar=ScalarModel(setup.transformer(section(config, "reward_model", setup.ModelSettings), vocab)),
-        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps),
-        value_tx=make_optimizer(value_optimizer, train.iterations, steps),
+        policy=PolicyModel(policy),
+        scalar=ScalarModel(scalar),
+        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps, policy.frozen),
+        value_tx=make_optimizer(value_optimizer, train.iterations, steps, scalar.frozen),
         schedule=make_schedule(policy_optimizer, train.iterations, steps),
         sampling=SamplingConfig(max_new_tokens=text.max_response, temperature=ppo.temperature),
         ppo=ppo, train=train, eos_id=eos_id, pad_id=pad_id,
