@@ -19,7 +19,7 @@ from instruct_jax.evaluation.variety import distinct
 from instruct_jax.main import main
 from instruct_jax.records import Demonstration, Generation, Prompt, Ranking, read_jsonl
 from instruct_jax.stages.lab_base import ASSETS
-from instruct_jax.text.tokenizer import Tokenizer
+from instruct_jax.text.loading import load_tokenizer
 from instruct_jax.training.metrics import read_metrics
 
 CONFIG = str(Path(__file__).parent / "configs" / "tiny_sentiment.py")
@@ -72,7 +72,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.load(ASSETS / "tokenizer.model")
+    return load_tokenizer(ASSETS / "tokenizer.model")
 
 
 @pytest.fixture(scope="module")

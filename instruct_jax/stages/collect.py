@@ -85,6 +85,8 @@ def generate(
                                          batch_size=settings.batch_size)  # fmt: skip
         for split, asked in prompts.items():
             seed = config.seed + SALTS[split]
-            found[split] = sample_k(sampler, policies, asked, setup.template(text.template, tokenizer), settings, seed)
+            found[split] = sample_k(
+                sampler, policies, asked, setup.template(text.template, tokenizer), settings, seed
+            )
             write_jsonl(Path(config.records_dir) / f"generations.{split}.jsonl", found[split])
     return found

@@ -65,7 +65,8 @@ def deal(snippets, settings: SentimentSettings, text: setup.TextSettings, seed: 
     In training, demonstrations first, then the prompts to be ranked; PPO asks those again and all that are left, as the paper's did.
     InputError where there are too few.
     """
-    tokenizer, template = setup.load_tokenizer(text), setup.template(text.template, tokenizer)
+    tokenizer = setup.load_tokenizer(text)
+    template = setup.template(text.template, tokenizer)
     pairs = [(s, cut(s, settings.least_words, settings.most_words, seed)) for s in snippets]
     openings = {pair[0].casefold(): (s, pair) for s, pair in reversed(pairs) if pair}
     kept = list(reversed(openings.values()))
