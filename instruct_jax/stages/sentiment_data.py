@@ -80,10 +80,16 @@ def deal(snippets, settings: SentimentSettings, text: setup.TextSettings, seed: 
             splits[snippet.split].append((snippet.id, *pair))
     for split, rows in splits.items():
         random.Random(f"deal {seed} {split}").shuffle(rows)
-    asked = {"train": settings.demonstrations, "valid": len(splits["valid"]) // 2}
+    short = {split: _short(splits[split], tokenizer, text.max_response) for split in ("train", "valid")}
+    if len(short["train"]) < settings.demonstrations:
+        raise InputError(
+            f"sentiment: {settings.demonstrations} demonstrations are asked for, {len(short['train'])} sentences are "
+            "short enough: lower sentiment.demonstrations or raise text.max_response"
+        )
+    count = {"train": settings.demonstrations, "valid": len(short["valid"]) // 2}
     demonstrations = {
-        split: _demonstrations(splits[split], count, tokenizer, text.max_response)
-        for split, count in asked.items()
+        split: [Demonstration(*row, "reviewer") for row in rows[: count[split]]]
+        for split, rows in short.items()
     }
     written = {d.prompt_id for rows in demonstrations.values() for d in rows}
     prompts = {
@@ -103,15 +109,10 @@ def deal(snippets, settings: SentimentSettings, text: setup.TextSettings, seed: 
     return Sets(demonstrations, prompts | ranked, removed)
 
 
-def _demonstrations(rows, count: int, tokenizer, max_response: int) -> list[Demonstration]:
+def _short(rows, tokenizer, max_response: int) -> list:
+    """The (id, opening, rest) rows whose rest fits a response with its EOS."""
     ids = tokenizer.encode_batch([rest for _, _, rest in rows])
-    fitting = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) < max_response]
-    if len(fitting) < count:
-        raise InputError(
-            f"sentiment: {count} demonstrations are asked for, {len(fitting)} sentences are short enough: "
-            "lower sentiment.demonstrations or raise text.max_response"
-        )
-    return [Demonstration(i, opening, rest, "reviewer") for i, opening, rest in fitting[:count]]
+    return [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) < max_response]
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
