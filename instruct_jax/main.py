@@ -21,7 +21,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from instruct_jax.errors import InputError
 from instruct_jax.stages.settings import known_fields, nearest, snapshot
 
-STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
+STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe", "sentiment")
 
 
 def load_stage(name: str):
@@ -37,13 +37,15 @@ def load_stage(name: str):
         case "ppo":
             from instruct_jax.stages import train_ppo as stage
         case "collect":
-            from instruct_jax.stages import collect as stage
+            from instruct_jax.stages import lab_collect as stage
         case "select":
             from instruct_jax.stages import select as stage
         case "evaluate":
             from instruct_jax.stages import evaluate as stage
         case "recipe":
             from instruct_jax.stages import recipe as stage
+        case "sentiment":
+            from instruct_jax.stages import sentiment as stage
         case _:
             likely = nearest(str(name), STAGES)
             raise InputError(f"config.stage is {name!r}{likely}; the stages are {', '.join(STAGES)}")

@@ -25,13 +25,18 @@ FLOORS = (
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 GOLD = "instruct_jax.data.lab.gold"
+GOLD_SENTIMENT = "instruct_jax.data.sentiment.gold"
+JUDGES = {GOLD: "instruct_jax.stages.evaluate", GOLD_SENTIMENT: "instruct_jax.stages.sentiment_evaluate"}
 BLIND_TO_GOLD = (
     "instruct_jax.stages.train_lm",
     "instruct_jax.stages.train_rm",
     "instruct_jax.stages.train_ppo",
     "instruct_jax.stages.select",
     "instruct_jax.stages.collect",
+    "instruct_jax.stages.lab_collect",
+    "instruct_jax.stages.sentiment_data",
     "instruct_jax.data.lab.labelers",
+    "instruct_jax.data.sentiment.labeler",
     "instruct_jax.training",
     "instruct_jax.algorithms",
 )
@@ -122,13 +127,14 @@ def library_complaints(root):
 def gold_complaints(root):
     modules = modules_of(root)
     graph = {name: imports_of(name, path) for name, path in modules.items()}
-    for name, targets in graph.items():
-        if any(within(target, GOLD) for target in targets) and not within(name, GOLD):
-            if not within(name, "instruct_jax.stages.evaluate"):
-                yield f"{name} imports the gold judge; only stages/evaluate may"
-    for start in BLIND_TO_GOLD:
-        if any(within(name, GOLD) for name in reach_of(start, graph)):
-            yield f"{start} can reach the gold judge"
+    for judge, only in JUDGES.items():
+        for name, targets in graph.items():
+            if any(within(target, judge) for target in targets) and not within(name, judge):
+                if not within(name, only):
+                    yield f"{name} imports the gold judge; only {only.removeprefix('instruct_jax.').replace('.', '/')} may"
+        for start in BLIND_TO_GOLD:
+            if any(within(name, judge) for name in reach_of(start, graph)):
+                yield f"{start} can reach the gold judge"
 
 
 def shape_complaints(root):
@@ -183,7 +189,7 @@ def test_no_code_is_found_by_name_at_run_time():
 
 def test_every_named_module_that_the_rules_mention_exists():
     modules = set(modules_of(ROOT))
-    missing = [name for name in (*BLIND_TO_GOLD, GOLD, "instruct_jax.stages.evaluate") if name not in modules]
+    missing = [name for name in (*BLIND_TO_GOLD, *JUDGES, *JUDGES.values()) if name not in modules]
     assert not missing, "a rule about a module that is not there guards nothing"
 
 
@@ -210,6 +216,11 @@ PLANTED = [
     (library_complaints, {"configs/lab/study.py": "import jax"}, "ml_collections alone"),
     (gold_complaints, {"instruct_jax/stages/inference.py": f"import {GOLD}"}, "only stages/evaluate"),
     (gold_complaints, {"instruct_jax/data/lab/labelers.py": "from . import gold"}, "can reach"),
+    (
+        gold_complaints,
+        {"instruct_jax/stages/sentiment_data.py": f"import {GOLD_SENTIMENT}"},
+        "only stages/sentiment_evaluate",
+    ),
     (
         gold_complaints,
         {
@@ -242,7 +253,8 @@ PLANTED = [
 
 @pytest.mark.parametrize("rule, files, words", PLANTED)
 def test_every_rule_bites_on_a_planted_violation(rule, files, words, tmp_path):
-    for name, text in {"instruct_jax/data/lab/gold.py": "", **files}.items():
+    gold = {"instruct_jax/data/lab/gold.py": "", "instruct_jax/data/sentiment/gold.py": ""}
+    for name, text in {**gold, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert any(words in complaint for complaint in rule(tmp_path))

@@ -291,3 +291,20 @@ def test_every_variant_is_sound_and_errors_name_the_nearest():
     for field, value in dict(vocab=0, dropout=1.0, dtype="float16", remat="some", context=2.5).items():
         with pytest.raises(InputError, match=f"model.{field}"):
             variant("tiny", **{field: value})
+
+
+def test_frozen_embeddings_take_no_gradient_and_the_layers_take_the_same(tiny_model, tiny_params):
+    tokens, segments = text(), np.ones((B, T), np.int32)
+
+    def grads(config):
+        loss = lambda params: PolicyModel(config).apply({"params": params}, tokens, segments)[0].sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(tiny_params)
+
+    frozen = dataclasses.replace(tiny_model.config, freeze_embed=True)
+    found, free = grads(frozen), grads(tiny_model.config)
+    assert frozen.frozen == ("embed",) and not tiny_model.config.frozen
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["embed"])) and np.any(
+        free["embed"]["tokens"]
+    )
+    for mine, theirs in zip(*(jax.tree.leaves([g["layers"], g["norm"]]) for g in (found, free)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)

@@ -95,3 +95,18 @@ def test_a_wrong_schedule_is_named_with_its_nearest():
         OptimizerConfig(1.0, schedule="cosin")
     with pytest.raises(InputError, match="optimizer.b2 is 1"):
         OptimizerConfig(1.0, b2=1.0)
+
+
+def test_frozen_parameters_stay_and_have_no_moments_and_the_others_move_as_ever():
+    config = OptimizerConfig(0.5, schedule="constant")
+    params = {"embed": {"tokens": jnp.ones(3)}, "layers": {"up": jnp.ones(2)}}
+    grads = jax.tree.map(lambda x: 2.0 * x, params)
+    moved = {}
+    for frozen in ((), ("embed",)):
+        tx = make_optimizer(config, 10, frozen=frozen)
+        state, _ = apply_gradients(init_state(params, tx), grads, tx)
+        moved[frozen] = state.params
+        sizes = [leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+        assert sorted(sizes) == ([2, 2] if frozen else [2, 2, 3, 3])
+    np.testing.assert_array_equal(moved["embed",]["embed"]["tokens"], params["embed"]["tokens"])
+    np.testing.assert_array_equal(moved["embed",]["layers"]["up"], moved[()]["layers"]["up"])

@@ -16,7 +16,7 @@ PLAIN = Template("", "\n")
 class Letters:
     """A tokenizer to work rows out by hand: a is 10, b is 11, ..., newline is 3."""
 
-    pad_id, unk_id, eos_id = 0, 1, 2
+    pad_id, unk_id, eos_id, bos_id = 0, 1, 2, None
 
     def encode_batch(self, texts):
         return [[3 if letter == "\n" else ord(letter) - ord("a") + 10 for letter in text] for text in texts]
@@ -109,6 +109,14 @@ def test_documents_are_one_text_led_by_eos_and_cut_into_rows():
     assert tuple(sorted(map(tuple, batch.tokens_BT.tolist()))) in possible
     with pytest.raises(InputError, match="too few for one row of length 10"):
         pipeline.documents(rows, Letters(), batch_size=1, length=10, seed=0)
+
+
+def test_every_row_of_documents_begins_with_bos_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(Letters, "bos_id", 9)
+    rows = [Document("x", "abc"), Document("y", "abc")]
+    batch = pipeline.documents(rows, Letters(), batch_size=2, length=4, seed=0).take(0, 2)
+    assert sorted(batch.tokens_BT.tolist()) == [[9, 2, 10, 11], [9, 12, 2, 10]]
+    assert not batch.loss_mask_BT[:, 0].any() and batch.loss_mask_BT[:, 1:].all()
 
 
 def test_the_seed_orders_the_documents():

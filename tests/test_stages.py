@@ -183,3 +183,13 @@ def test_programs_are_the_ones_that_the_stage_runs_and_none_reads_data():
     with jax.set_mesh(mesh):
         assert set(train_ppo.programs(ppo_config(), mesh)) == {"rollout", "update"}
     assert "tensorflow" not in sys.modules
+
+
+def test_ppo_without_an_average_holds_none_and_is_evaluated_as_it_is():
+    mesh = setup.open_mesh(setup.MeshSettings())
+    for decay, subtree in ((0.9, "policy/ema"), (None, "policy/params")):
+        given = ppo_config().to_dict()
+        config = ConfigDict({**given, "train": {**given["train"], "ema_decay": decay}})
+        pieces = train_ppo.build(config, None, eos_id=0, pad_id=0)
+        assert (train_ppo.abstract_state(pieces, mesh).policy.ema is None) == (decay is None)
+        assert pieces.train.subtree == subtree

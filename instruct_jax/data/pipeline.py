@@ -131,20 +131,22 @@ def documents(
 ) -> Batches:
     """Streams TokenBatch rows [length] of pretraining text, GPT-3's way: the documents, in an order given by
     `seed` and each led by EOS, are one long text that is cut into rows; a row is one segment with loss on all
-    tokens but its first.
+    tokens but its first. Where the tokenizer has a BOS, each row begins with it, for a model that never met a text without.
 
     The tokens after the last whole row are left out. InputError if there are fewer rows than `batch_size`.
     """
     encoded = tokenizer.encode_batch([row.text for row in source])
     order = _order(seed, -1, len(encoded))
     flat, _, _ = _flatten([[tokenizer.eos_id, *encoded[i]] for i in order])
-    rows = len(flat) // length
+    lead = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    rows = len(flat) // (length - len(lead))
     if not rows:
         raise InputError(
             f"documents: {len(encoded)} documents have {len(flat)} tokens, too few for one row of "
             f"length {length}"
         )
-    tokens_NT = flat[: rows * length].reshape(rows, length)
+    text_NT = flat[: rows * (length - len(lead))].reshape(rows, length - len(lead))
+    tokens_NT = np.concatenate([np.tile(np.array(lead, np.int32), (rows, 1)), text_NT], axis=1)
     loss_mask_T = np.arange(length) > 0
 
     def gather(index_B):

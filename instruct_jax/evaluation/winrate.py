@@ -25,7 +25,7 @@ class Judged:
     prompt: str
     response: str
     gold: float
-    likert: int
+    likert: int | None  # None where the judge gives no grade
     flags: dict[str, bool]
     rm_score: float | None
     length: int

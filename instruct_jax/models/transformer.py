@@ -34,7 +34,8 @@ class Backbone(nn.Module):
     config: TransformerConfig
 
     def setup(self):
-        self.embed = self.param("embed", _init_embed, self.config)
+        embed = self.param("embed", _init_embed, self.config)
+        self.embed = lax.stop_gradient(embed) if self.config.freeze_embed else embed
         self.layers = self.param("layers", layers.init_layers, self.config)
         self.norm = self.param("norm", lambda _key: layers.init_norm(self.config, self.config.width))
 

@@ -45,6 +45,7 @@ class TransformerConfig:
     dtype: str = "float32"  # of the computation; parameters stay float32
     remat: str = "none"  # "none", "full" or "dots" (keep the products of matrices with weights)
     logit_chunk: int = 1024  # tokens whose logits are alive at once
+    freeze_embed: bool = False  # embeddings stay as they were loaded: no gradient, no optimizer moments
     unroll: bool = False  # layers written out: a third faster on a CPU; a scan compiles fast at any depth
     kv_heads: int | None = None  # None: as many as heads; fewer serve several query heads each
     head_dim: int | None = None  # None: width / heads
@@ -114,6 +115,11 @@ class TransformerConfig:
                 f"model.rope_share {self.rope_share} turns {self.rotary_dim} of {self.head_dim} channels: "
                 "it must be an even number of them, at least 2"
             )
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The top-level names of the parameters that take no gradient."""
+        return ("embed",) if self.freeze_embed else ()
 
     @property
     def rotary_dim(self) -> int:

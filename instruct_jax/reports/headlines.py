@@ -3,7 +3,7 @@ the cost of the run.
 """
 
 from instruct_jax.reports.marks import POOLS, label
-from instruct_jax.reports.text import THIN, count, duration, ns, number, percent
+from instruct_jax.reports.text import THIN, amount, count, duration, ns, number, percent
 
 
 def standfirst(data: dict) -> str:
@@ -29,6 +29,12 @@ def headlines(data: dict) -> list[dict]:
         cards.append({"value": percent(rate["mean"]), "label": name, "detail": detail})
     if final in likert and "sft" in likert:
         cards.append(_change("mean Likert score", likert["sft"], likert[final], final, number))
+    gold, kl = data.get("gold", {}), data.get("kl", {})
+    if final in gold and "sft" in gold:
+        cards.append(_change("mean gold score", gold["sft"], gold[final], final, number))
+        if final in kl:
+            cards[-1]["detail"] += f"; KL to SFT {number(kl[final], 1)} nats a response"
+    cards += _tax(data.get("pretraining_tasks", {}))
     for name, words in (
         ("hallucination", "hallucination, closed domain"),
         ("satisfies_constraint", "constraint kept"),
@@ -37,7 +43,7 @@ def headlines(data: dict) -> list[dict]:
         if before and after:
             cards.append(_change(words, before, after, final, percent))
     accuracy = data.get("rm_accuracy", {})
-    pool = next((p for p in ("heldout_labelers", "training_labelers") if p in accuracy), None)
+    pool = next((p for p in ("heldout_labelers", "training_labelers", "labeler") if p in accuracy), None)
     if pool:
         agreement = data.get("labeler_agreement")
         detail = f"{_interval_words(accuracy[pool])}, n = {count(accuracy[pool]['n'])} pairs"
@@ -62,6 +68,21 @@ def _change(name: str, before: dict, after: dict, model: str, text) -> dict:
         "label": f"{name}, SFT → {label(model)}",
         "detail": ns({"sft": before, model: after}, "responses"),
     }
+
+
+def _tax(tasks: dict) -> list[dict]:
+    """The loss that each PPO adds on held-out pretraining text, where the run measured it document by document."""
+    name = "loss above the base model's"
+    found = {m: tasks[m][name] for m in ("ppo", "ppo_ptx", "sft") if name in tasks.get(m, {})}
+    if not {"ppo", "ppo_ptx"} <= set(found):
+        return []
+    detail = [f"{label(model)} {amount(value, 3)}" for model, value in found.items()]
+    documents = count(found["ppo"]["items"])
+    return [{
+        "value": f"{number(found['ppo']['mean'])} → {number(found['ppo_ptx']['mean'])}",
+        "label": "nats a token lost on held-out text, PPO → PPO-ptx",
+        "detail": f"{'; '.join(detail)}; {documents} documents",
+    }]  # fmt: skip
 
 
 def _interval_words(value: dict) -> str:

@@ -28,7 +28,12 @@ RATES = {
     "hallucination": "Hallucinates",
     "appropriate": "Appropriate",
 }
-POOLS = {"training_labelers": "Training labelers", "heldout_labelers": "Held-out labelers"}
+POOLS = {
+    "training_labelers": "Training labelers",
+    "heldout_labelers": "Held-out labelers",
+    "labeler": "Labeler",
+    "gold_judge": "Gold judge",
+}
 
 PERCENT = PercentFormatter(1, 0, symbol="\u202f%")
 INK, SOFT, RULE = "#1d1d1f", "#6a6a70", "#dcdce0"

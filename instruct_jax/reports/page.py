@@ -17,9 +17,12 @@ Optional keys; a section whose data are missing is not on the page:
     win_rate_vs_sft   {model: interval + {ties, non_tie_mean, non_tie_low, non_tie_high, non_tie_n, prompts}}
     win_rate_by_use_case   {use case: {model: the same}}
     likert            {model: interval}
+    gold              {model: interval} of a gold score that is a probability
+    distinct          {model: {distinct_1, distinct_2}}, shares of words and pairs of words that are no repeats
+    judges            {labeler: {mean, n}, gold_judge: the same, agreement: interval}: AUC, and how often both say the same
     flags             {model: {attempts_task | satisfies_constraint | hallucination | appropriate: interval}}
     lengths           {model: interval + {median, p90, finished}}, tokens
-    rm_accuracy       {training_labelers | heldout_labelers: interval + {ties}}
+    rm_accuracy       {training_labelers | heldout_labelers | labeler | gold_judge: interval + {ties}}
     rm_accuracy_both_decided  the same, on the pairs that a second labeler decided too
     rm_ceiling        the same, of the best possible ranker
     labeler_agreement interval + {ties}; labeler_agreement_heldout the same of the held-out pool
@@ -29,8 +32,8 @@ Optional keys; a section whose data are missing is not on the page:
     kl_curve          {ppo | ppo_ptx: [{episodes, kl, gold: interval, rm: interval}]} in training order;
                       gold or rm may be None
     pretraining_tasks {model: {task: interval + {items, metric, higher_is_better}}}
-    samples           [{use_case, prompt, responses: [{model, response, likert, flags, closed_domain,
-                      has_constraint, finished}]}], as evaluation.winrate.side_by_side gives them
+    samples           [{use_case, prompt, responses: [{model, response, likert (None: gold is shown), gold, flags,
+                      closed_domain, has_constraint, finished}]}], as evaluation.winrate.side_by_side gives them
     data_card         [{title, columns: [str], rows: [[cell]]}]
     stages            [{name, seconds}]
     config            {key or nested dict: value}
@@ -49,7 +52,7 @@ from instruct_jax.errors import InputError
 SUMMARY = (
     "wall_seconds peak_rss_bytes matmul_gflops win_rate_vs_sft rm_accuracy rm_accuracy_both_decided rm_ceiling labeler_agreement "
     "labeler_agreement_heldout kl "
-    "likert flags pretraining_tasks versions seed"
+    "likert flags gold distinct judges pretraining_tasks versions seed"
 ).split()
 _REQUIRED = "seed wall_seconds peak_rss_bytes matmul_gflops versions".split()
 _PAGE_ONLY = (

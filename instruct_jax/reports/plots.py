@@ -56,6 +56,16 @@ def win_rate(rates: dict) -> Figure:
     return figure
 
 
+def gold(means: dict) -> Figure:
+    """Mean gold score, a probability, by model."""
+    models = in_order(means)
+    figure, axes = canvas(0.8 + 0.38 * len(models), left=0.235, right=0.87)
+    dots(axes, [(label(m), means[m], colour(m)) for m in models], "{:.2f}")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("mean gold score, from 0 (negative) to 1 (positive)")
+    return figure
+
+
 def likert(means: dict) -> Figure:
     """Mean 1-7 quality by model (Fig. 5)."""
     models = in_order(means)

@@ -6,38 +6,30 @@ A section is {id, title, figures, tables}, a figure {file, draw, arguments, alt,
 never say how a run should come out.
 """
 
-from instruct_jax.reports import plots
+from instruct_jax.reports import continuations, plots
+from instruct_jax.reports.layout import figure, section, table
 from instruct_jax.reports.marks import POOLS, RATES, colour, in_order, label
 from instruct_jax.reports.text import THIN, amount, count, duration, ns, number, percent, share, use_case
 
 
 def sections(data: dict) -> list[dict]:
     """The sections whose data are there, in reading order."""
-    makers = (_preference, _quality, _use_cases, _reward_model, _training, _tasks, _stages)
-    return [section for maker in makers if (section := maker(data))]
-
-
-def _figure(name: str, draw, arguments: tuple, lead: str, caption: str) -> dict:
-    return {
-        "file": f"{name}.png",
-        "draw": draw,
-        "arguments": arguments,
-        "alt": lead,
-        "lead": lead,
-        "caption": caption,
-    }
+    makers = (
+        _preference,
+        continuations.gold_scores,
+        _quality,
+        _use_cases,
+        _reward_model,
+        _training,
+        _tasks,
+        continuations.judges,
+        _stages,
+    )
+    return [made for maker in makers if (made := maker(data))]
 
 
 def _n(value: dict | None) -> str:
     return count((value or {}).get("n"))
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> dict:
-    return {"title": title, "columns": columns, "rows": rows, "text_columns": text_columns}
-
-
-def _section(name: str, title: str, figures: list, tables: list) -> dict | None:
-    return {"id": name, "title": title, "figures": figures, "tables": tables} if figures or tables else None
 
 
 def _preference(data: dict) -> dict | None:
@@ -65,21 +57,23 @@ def _preference(data: dict) -> dict | None:
         for model, rate in rates.items()
     ]
     columns = ["Model", "Win rate, ties half", "Win rate, ties left out", "Ties", "n", "n decided"]
-    return _section(
+    return section(
         "preference",
         "Preference against SFT",
-        [_figure("win_rate", plots.win_rate, (rates,), "Win rate against SFT.", caption)],
-        [_table("Win rate against SFT, gold judge", columns, rows)],
+        [figure("win_rate", plots.win_rate, (rates,), "Win rate against SFT.", caption)],
+        [table("Win rate against SFT, gold judge", columns, rows)],
     )
 
 
 def _quality(data: dict) -> dict | None:
     likert, flags, lengths = (data.get(key) or {} for key in ("likert", "flags", "lengths"))
     figures = []
+    if not (likert or flags):
+        return None
     if likert:
         ordered = {model: likert[model] for model in in_order(likert)}
         caption = f"Read off the gold judge's mean score of a model's responses. {ns(ordered, 'responses')}."
-        figures.append(_figure("likert", plots.likert, (ordered,), "Overall quality.", caption))
+        figures.append(figure("likert", plots.likert, (ordered,), "Overall quality.", caption))
     if flags:
         parts = []
         for rate, name in RATES.items():
@@ -90,7 +84,7 @@ def _quality(data: dict) -> dict | None:
             "Read off the share of responses with each mark; lower is better for hallucination only. Hallucination counts "
             f"prompts that bring their own facts, the constraint those that state one. {'; '.join(parts)}."
         )
-        figures.append(_figure("flags", plots.flag_rates, (flags,), "What the responses do.", caption))
+        figures.append(figure("flags", plots.flag_rates, (flags,), "What the responses do.", caption))
     models = in_order({**likert, **flags, **lengths})
 
     def rows(*cells):
@@ -114,12 +108,12 @@ def _quality(data: dict) -> dict | None:
     conduct = rows(marked("appropriate"), of_length(lambda x: number(x, 1), "mean"), of_length(percent, "finished"),
                    responses)  # fmt: skip
     tables = [
-        _table("Grade", ["Model", "Likert", "Attempts the task", "n"], grades),
-        _table("Constraints and hallucination", ["Model", "Keeps the constraint", "n with one", "Halluci\u00adnates",
+        table("Grade", ["Model", "Likert", "Attempts the task", "n"], grades),
+        table("Constraints and hallucination", ["Model", "Keeps the constraint", "n with one", "Halluci\u00adnates",
                                                  "n closed domain"], faults),
-        _table("Conduct and length", ["Model", "Appro\u00adpriate", "Tokens", "Ends itself", "n"], conduct),
+        table("Conduct and length", ["Model", "Appro\u00adpriate", "Tokens", "Ends itself", "n"], conduct),
     ]  # fmt: skip
-    return _section("quality", "Quality and conduct", figures, tables if models else [])
+    return section("quality", "Quality and conduct", figures, tables if models else [])
 
 
 def _use_cases(data: dict) -> dict | None:
@@ -143,11 +137,11 @@ def _use_cases(data: dict) -> dict | None:
         for name, rates in groups.items()
     ]
     shown = {use_case(name): rates for name, rates in groups.items()}
-    return _section(
+    return section(
         "use-cases",
         "By use case",
         [
-            _figure(
+            figure(
                 "use_cases",
                 plots.win_rate_by_use_case,
                 (shown,),
@@ -155,7 +149,7 @@ def _use_cases(data: dict) -> dict | None:
                 caption,
             )
         ],
-        [_table("Win rate against SFT by use case", ["Use case", *map(label, models), "n"], rows)],
+        [table("Win rate against SFT by use case", ["Use case", *map(label, models), "n"], rows)],
     )
 
 
@@ -176,7 +170,7 @@ def _reward_model(data: dict) -> dict | None:
             "are left out."
         )
         figures.append(
-            _figure(
+            figure(
                 "reward_model",
                 plots.reward_model,
                 (accuracy, ceiling, agreement),
@@ -192,18 +186,18 @@ def _reward_model(data: dict) -> dict | None:
             f"what labelers said. n = {count(sum(row['n'] for row in bins))} pairs in {len(bins)} bins."
         )
         figures.append(
-            _figure("calibration", plots.calibration, (bins,), "Calibration of the reward model.", caption)
+            figure("calibration", plots.calibration, (bins,), "Calibration of the reward model.", caption)
         )
     if data.get("rm_by_use_case"):
         rows = [[use_case(name), *_pairs(value)] for name, value in data["rm_by_use_case"].items()]
         tables.append(
-            _table(
+            table(
                 "Reward-model accuracy by use case",
                 ["Use case", "Accuracy", "n pairs", "Tied, left out"],
                 rows,
             )
         )
-    return _section("reward-model", "Reward model", figures, tables)
+    return section("reward-model", "Reward model", figures, tables)
 
 
 def _ordered_alike(data: dict) -> dict:
@@ -222,7 +216,7 @@ def _ordered_alike(data: dict) -> dict:
         ("labeler_agreement_heldout", "Two held-out labelers"),
     ):
         rows += [[text, *_pairs(data[key])]] if data.get(key) else []
-    return _table("Pairs ordered alike", ["", "Alike", "n pairs", "Tied, left out"], rows)
+    return table("Pairs ordered alike", ["", "Alike", "n pairs", "Tied, left out"], rows)
 
 
 def _pairs(value: dict) -> list[str]:
@@ -254,7 +248,7 @@ def _training(data: dict) -> dict | None:
                 f"Read off {read}. Prompts of validation users; one dot an evaluation, shade the 95{THIN}% interval. "
                 f"At every dot {sizes}."
             )
-            figures.append(_figure(f"kl_{score}", plots.against_kl, (curves, score), lead, caption))
+            figures.append(figure(f"kl_{score}", plots.against_kl, (curves, score), lead, caption))
     final = data.get("kl") or {}
     rows = []
     for model in in_order({**curves, **final}):
@@ -268,11 +262,11 @@ def _training(data: dict) -> dict | None:
             [label(model), count(last.get("episodes")), number(final.get(model, last.get("kl"))), *marks]
         )
     columns = ["Model", "Episodes", "KL, nats a response", "Gold score", "RM score", "n responses"]
-    return _section(
+    return section(
         "training",
         "PPO training",
         figures,
-        [_table("At the end", columns, rows)] if rows else [],
+        [table("At the end", columns, rows)] if rows else [],
     )
 
 
@@ -297,11 +291,11 @@ def _tasks(data: dict) -> dict | None:
         "Read off what fine-tuning costs in what the base model could do, and what the pretraining gradient (ptx) wins back; "
         f"dashed is the base model. n a model: {', '.join(sizes)}."
     )
-    return _section(
+    return section(
         "tasks",
         "Pretraining tasks",
-        [_figure("pretraining_tasks", plots.pretraining_tasks, (tasks,), "Pretraining tasks.", caption)],
-        [_table("Pretraining tasks", ["Task", "Metric", *map(label, models), "n"], rows, text_columns=2)],
+        [figure("pretraining_tasks", plots.pretraining_tasks, (tasks,), "Pretraining tasks.", caption)],
+        [table("Pretraining tasks", ["Task", "Metric", *map(label, models), "n"], rows, text_columns=2)],
     )
 
 
@@ -313,10 +307,10 @@ def _stages(data: dict) -> dict | None:
     caption = (
         f"Read off where the time went: {duration(total)} in {len(stages)} stages, compilation included."
     )
-    return _section(
+    return section(
         "time",
         "Stage times",
-        [_figure("stages", plots.stage_times, (stages,), "Stages.", caption)],
+        [figure("stages", plots.stage_times, (stages,), "Stages.", caption)],
         [],
     )
 
@@ -343,7 +337,9 @@ def samples(data: dict) -> list[dict]:
 
 def _chips(response: dict) -> list[dict]:
     flags = response["flags"]
-    chips = [{"text": f"Likert {response['likert']}", "tone": "plain"}]
+    graded = response["likert"] is not None
+    verdict = f"Likert {response['likert']}" if graded else f"gold {number(response['gold'])}"
+    chips = [{"text": verdict, "tone": "plain"}]
     if response["has_constraint"]:
         kept = flags.get("satisfies_constraint")
         chips.append(
@@ -362,10 +358,10 @@ def _chips(response: dict) -> list[dict]:
     return chips
 
 
-def card_table(table: dict) -> dict:
+def card_table(given: dict) -> dict:
     """A table of the data card with its numbers written out."""
-    rows = [[_cell(cell) for cell in row] for row in table["rows"]]
-    return _table(table["title"], table["columns"], rows)
+    rows = [[_cell(cell) for cell in row] for row in given["rows"]]
+    return table(given["title"], given["columns"], rows)
 
 
 def _cell(cell) -> str:

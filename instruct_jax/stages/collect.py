@@ -1,4 +1,4 @@
-"""Home of the rankings' making: K samples per prompt from one or more policies, ranked by a labeler, written as records (paper 1.10)."""
+"""Home of the outputs to be ranked: K samples per prompt from one or more policies, shown to a labeler (paper 1.10)."""
 
 import dataclasses
 import random
@@ -9,14 +9,12 @@ import jax
 import ml_collections
 
 from instruct_jax.algorithms.decode import SamplingConfig
-from instruct_jax.data.lab import labelers
 from instruct_jax.models.transformer import PolicyModel
-from instruct_jax.records import Generation, Prompt, Ranking, Rating, write_jsonl
+from instruct_jax.records import Generation, Prompt, Ranking, write_jsonl
 from instruct_jax.stages import inference, setup
-from instruct_jax.stages.lab_data import LabSettings, make_lab
-from instruct_jax.stages.settings import SHARED, section
+from instruct_jax.stages.settings import section
 
-FIELDS = (*SHARED, "collect", "lab", "policies", "records_dir")
+SALTS = {"train": 2, "valid": 8}  # added to the seed, so that the splits are sampled apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,54 +64,18 @@ def rank_all(generations: list[Generation], rank: Callable[[int, Generation], Ra
     return rankings
 
 
-def lab_ranker(
-    lab, people: list[labelers.Labeler], prompts: list[Prompt]
-) -> Callable[[int, Generation], Ranking]:
-    """A callable that gives generation i to one of `people`."""
-    by_id = {p.id: p for p in prompts}
-
-    def rank(i: int, g: Generation) -> Ranking:
-        person, n = people[i % len(people)], len(g.completions)
-        return labelers.rank(
-            person,
-            lab.world,
-            by_id[g.prompt_id],
-            lab.tasks[g.prompt_id],
-            g.completions,
-            [g.model] * n,
-            g.finished,
-        )
-
-    return rank
-
-
-def rate_first(lab, prompts: list[Prompt], generations: list[Generation]) -> list[Rating]:
-    """The first completion of every prompt, graded 1-7 with the Table 3 flags by one labeler."""
-    rows = zip(prompts, generations, strict=True)
-    return [
-        labelers.rate(
-            lab.labelers[i % len(lab.labelers)],
-            lab.world,
-            p,
-            lab.tasks[p.id],
-            g.completions[0],
-            g.model,
-            g.finished[0],
-        )
-        for i, (p, g) in enumerate(rows)
-    ]
-
-
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Samples from the policies in config.policies (name → checkpoint) and writes train and validation rankings to config.records_dir."""
+def generate(
+    config: ml_collections.ConfigDict, prompts: dict[str, list[Prompt]]
+) -> dict[str, list[Generation]]:
+    """Samples from the policies in config.policies (name → checkpoint) for the prompts of each split, train or valid; writes
+    them to config.records_dir as well."""
     settings, text = section(config, "collect", CollectSettings), section(config, "text", setup.TextSettings)
-    lab = make_lab(section(config, "lab", LabSettings), text)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     tokenizer = setup.load_tokenizer(text)
     model = PolicyModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    records = Path(config.records_dir)
+    found = {}
     with jax.set_mesh(mesh):
         policies = [
             Policy(name, setup.load(path, model, mesh)) for name, path in sorted(config.policies.items())
@@ -121,26 +83,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         sampling = SamplingConfig(max_new_tokens=text.max_response, temperature=settings.temperature)
         sampler = inference.make_sampler(model, sampling, tokenizer, mesh, max_prompt=text.max_prompt,
                                          batch_size=settings.batch_size)  # fmt: skip
-        for split, name in (("train", "rm"), ("valid", "rm_valid")):
-            prompts = lab.sets[name]
-            generations = sample_k(
-                sampler,
-                policies,
-                prompts,
-                setup.template(text.template, tokenizer),
-                settings,
-                config.seed + len(name),
+        for split, asked in prompts.items():
+            seed = config.seed + SALTS[split]
+            found[split] = sample_k(
+                sampler, policies, asked, setup.template(text.template, tokenizer), settings, seed
             )
-            write_jsonl(records / f"generations.{split}.jsonl", generations)
-            pools = {split: lab.labelers}
-            if split == "valid":
-                # Two labelers of each pool see the same outputs: agreement and both accuracies come from these.
-                pools["valid_second"] = lab.labelers[1:] + lab.labelers[:1]
-                pools["valid_heldout"] = lab.heldout_labelers
-                pools["valid_heldout_second"] = lab.heldout_labelers[1:] + lab.heldout_labelers[:1]
-                write_jsonl(records / "ratings.valid.jsonl", rate_first(lab, prompts, generations))
-            for pool, people in pools.items():
-                write_jsonl(
-                    records / f"rankings.{pool}.jsonl",
-                    rank_all(generations, lab_ranker(lab, people, prompts)),
-                )
+            write_jsonl(Path(config.records_dir) / f"generations.{split}.jsonl", found[split])
+    return found

@@ -158,6 +158,19 @@ def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, b
     return score
 
 
+def make_nll(model: PolicyModel) -> Callable:
+    """nll(params, tokens_BT, mask_BT) → (nats_B, tokens_B): the loss of each row of text, and how many tokens it is of."""
+
+    @jax.jit
+    def nll(params, tokens_BT, mask_BT):
+        logprobs_BX, _ = model.apply(
+            {"params": params}, tokens_BT, mask_BT.astype(np.int32), method="logprobs"
+        )
+        return -(logprobs_BX * mask_BT[:, 1:]).sum(axis=1), mask_BT[:, 1:].sum(axis=1)
+
+    return nll
+
+
 def right_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Token rows [rows, width] and their mask. A sampled text may need more tokens than it was sampled in when it is encoded
     again; the tokens past `width` are left out of such a row, and a log line counts these rows."""

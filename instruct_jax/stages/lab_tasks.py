@@ -11,8 +11,7 @@ import numpy as np
 
 from instruct_jax.data.lab import world as w
 from instruct_jax.evaluation.tasks import TaskRow, choose, entropy_bits, task_scores
-from instruct_jax.stages.inference import Sampled, right_padded
-from instruct_jax.stages.setup import put
+from instruct_jax.stages.inference import Sampled
 from instruct_jax.text.templates import Template
 
 ANSWER_TOKENS = 10
@@ -46,18 +45,19 @@ def items(world: w.World, count: int, seed: int = 0) -> dict[str, list[tuple[Tem
 def evaluate(bench, contenders: dict, documents: list[str]) -> dict:
     """Scores of every contender on every task, as the report wants them; `bench` is the evaluation's."""
     tasks = items(bench.lab.world, bench.settings.task_items)
-    sample = bench.sampler(bench.settings.max_prompt, ANSWER_TOKENS, 0.0)
-    loss = _make_loss(bench)
+    sample = bench.models.sampler(bench.settings.max_prompt, ANSWER_TOKENS, 0.0)
     rows = []
     for model, contender in contenders.items():
-        params = bench.load(contender)
+        params = bench.models.load(contender)
         for task, asked in tasks.items():
             prompts = [template.render(prompt) for template, prompt, _ in asked]
             answers = sample(params, prompts, Template("", ""), jax.random.key(0))
             for i, (answer, (_, _, right)) in enumerate(zip(answers, asked, strict=True)):
                 rows.append(TaskRow(model, task, f"{task}-{i}", _right(answer.text, right), "accuracy"))
         rows += _choices(bench, model, params)
-        for i, (nats, tokens) in enumerate(loss(params, documents[: bench.settings.task_items])):
+        shown, length = documents[: bench.settings.task_items], bench.models.policy.config.context
+        losses = bench.models.document_losses(params, shown, length)
+        for i, (nats, tokens) in enumerate(losses):
             rows.append(
                 TaskRow(
                     model,
@@ -81,9 +81,9 @@ def _choices(bench, model: str, params) -> list[TaskRow]:
         kin = next(r.objects for r in w.RELATIONS.values() if right in r.objects and r.says in prompt)
         options.append([right, *rng.sample([o for o in kin if o != right], 3)])
     prompts = [prompt for (_, prompt, _), four in zip(asked, options, strict=True) for _ in four]
-    ids = bench.tokenizer.encode_batch([f"{option} ." for four in options for option in four])
+    ids = bench.models.tokenizer.encode_batch([f"{option} ." for four in options for option in four])
     sampled = [Sampled("", True, row) for row in ids]
-    totals = bench.logprobs(params, prompts, sampled, AS_IS, 1.0).reshape(-1, 4)
+    totals = bench.models.logprobs(params, prompts, sampled, AS_IS, 1.0).reshape(-1, 4)
     means = totals / np.array([len(row) for row in ids]).reshape(-1, 4)
     rows = []
     for i, (total, mean) in enumerate(zip(totals, means, strict=True)):
@@ -96,25 +96,3 @@ def _right(answer: str, right: str) -> float:
     """1 if the answer's first sentence ends with the right word: a bare word or a whole sentence, both are on the corpus's pages."""
     first = w.sentences(answer.split("\n", 1)[0])
     return float(bool(first) and w.words(first[0])[-1:] == [right])
-
-
-def _make_loss(bench):
-    length, batch_size = bench.policy.config.context, bench.settings.batch_size
-
-    @jax.jit
-    def nll(params, tokens_BT, mask_BT):
-        logprobs_BX, _ = bench.policy.apply(
-            {"params": params}, tokens_BT, mask_BT.astype(np.int32), method="logprobs"
-        )
-        return -(logprobs_BX * mask_BT[:, 1:]).sum(axis=1), mask_BT[:, 1:].sum(axis=1)
-
-    def loss(params, documents):
-        ids = [[bench.tokenizer.eos_id, *row] for row in bench.tokenizer.encode_batch(documents)]
-        found = []
-        for start in range(0, len(ids), batch_size):
-            rows = right_padded(ids[start : start + batch_size], batch_size, length, bench.tokenizer.pad_id)
-            nats_B, tokens_B = nll(params, *put(rows, bench.mesh))
-            found += zip(np.asarray(nats_B).tolist(), np.asarray(tokens_B).tolist(), strict=True)
-        return found[: len(ids)]
-
-    return loss

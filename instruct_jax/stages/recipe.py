@@ -5,8 +5,6 @@ starts from the PPO-init model, not from the SFT baseline. Every stage leaves a 
 """
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,15 +15,14 @@ from instruct_jax.algorithms.ppo import PPOConfig
 from instruct_jax.data import builders
 from instruct_jax.data.card import data_card
 from instruct_jax.devices import matmul_gflops, peak_rss_bytes, versions
-from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.records import Demonstration, Prompt, Ranking, Rating, read_jsonl
 from instruct_jax.reports.page import write_report
-from instruct_jax.sharding import check_divides
 from instruct_jax.stages import (
     collect,
     evaluate,
     lab_base,
+    lab_collect,
     lab_data,
     select,
     setup,
@@ -33,61 +30,11 @@ from instruct_jax.stages import (
     train_ppo,
     train_rm,
 )
-from instruct_jax.stages.settings import SHARED, nearest, section
+from instruct_jax.stages.chain import Chain, check_sections, stage_config
+from instruct_jax.stages.settings import SHARED, section
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.optim import OptimizerConfig
 from instruct_jax.training.state import TrainState
-
-
-class Chain:
-    """The stages done so far and their times, kept in times.json."""
-
-    def __init__(self, workdir: Path):
-        self.path = workdir / "times.json"
-        self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    def stage(self, name: str, work: Callable[[], None]) -> None:
-        """Runs a stage unless an earlier session finished it; the times of all sessions add up."""
-        if self.seconds.get(name, -1.0) >= 0:
-            return
-        print(f"== {name}", flush=True)
-        began = time.perf_counter()
-        try:
-            work()
-            done = True
-        except BaseException:
-            done = False
-            raise
-        finally:
-            spent = time.perf_counter() - began + self.seconds.get(f"{name} (unfinished)", 0.0)
-            self.seconds[name if done else f"{name} (unfinished)"] = spent
-            if done:
-                self.seconds.pop(f"{name} (unfinished)", None)
-            self._write()
-
-    def _write(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.seconds, indent=2) + "\n")
-        temporary.replace(self.path)
-
-
-def stage_config(
-    config: ml_collections.ConfigDict, name: str, workdir: Path, **fields
-) -> ml_collections.ConfigDict:
-    """The config of one stage: its own section of the recipe's, what all stages share, and where its inputs lie."""
-    shared = {
-        key: config[key]
-        for key in ("seed", "text", "model", "reward_model", "mesh", "lab", "wandb")
-        if key in config
-    }
-    own = config[name].to_dict() if name in config else {}
-    paths = {"data_dir": str(workdir / "data"), "records_dir": str(workdir / "records")}
-    merged = ml_collections.ConfigDict({**shared, **paths, "name": name, **own, **fields})
-    for key in ("model", "text"):
-        merged[key] = ml_collections.ConfigDict({**shared[key].to_dict(), **own.get(key, {})})
-    if "data" in merged:
-        merged.data.dir = str(workdir / "data")
-    return merged.lock()
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -96,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         print(f"already done: {workdir / 'report' / 'index.html'}")
         return
     config = resolve(config)
-    check(config)
+    check_sections(config, lab_data.LabSettings, "lab", STAGES, SECTIONS, OWN_SECTIONS)
     chain = Chain(workdir)
 
     def path(name):
@@ -114,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         chain.stage("base", lambda: _place_base(config, path("base")))
     stage("ppo_init", train_lm.run, stage="sft", init=base)
     stage("sft", train_lm.run, stage="sft", init=base)
-    stage("collect", collect.run, policies={"ppo_init": ppo_init, "sft": sft})
+    stage("collect", lab_collect.run, policies={"ppo_init": ppo_init, "sft": sft})
     chain.stage("rankings", lambda: builders.build(workdir / "records", workdir / "data"))
     stage("rm", train_rm.run, stage="rm", init=sft)
     if "flan" in config:
@@ -144,34 +91,6 @@ OWN_SECTIONS = {
 }  # fmt: skip
 STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
 FIELDS = (*SHARED, "reward_model", "lab", *STAGES)
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Reads every section of every stage before anything runs, so that a wrong field is named at once."""
-    for name, cls in (("text", setup.TextSettings), ("mesh", setup.MeshSettings), ("lab", lab_data.LabSettings),
-                      ("model", setup.ModelSettings), ("reward_model", setup.ModelSettings)):  # fmt: skip
-        section(config, name, cls)
-    for stage in (name for name in STAGES if name in config):
-        for name in config[stage]:
-            if name == "model":
-                continue
-            classes = SECTIONS | OWN_SECTIONS.get(stage, {})
-            if name not in classes:
-                raise InputError(f"config.{stage}.{name}: no such section{nearest(name, classes)}")
-            section(config, f"{stage}.{name}", classes[name])
-        stage_model = {**config.model.to_dict(), **config[stage].get("model", {})}
-        section(
-            ml_collections.ConfigDict({stage: {"model": stage_model}}), f"{stage}.model", setup.ModelSettings
-        )
-    text = section(config, "text", setup.TextSettings)
-    tokenizer = setup.load_tokenizer(text)
-    setup.template(text.template, tokenizer)
-    for name in ("model", "reward_model"):
-        setup.transformer(section(config, name, setup.ModelSettings), tokenizer.vocab_size)
-    mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    for stage in ("base", "ppo_init", "sft", "flan", "rm"):
-        if stage in config:
-            check_divides(config[stage].data.batch_size, mesh)
 
 
 def contenders(workdir: Path, chosen: dict, runs: list[str]) -> dict[str, dict]:

@@ -48,6 +48,7 @@ class ModelSettings:
     dtype: str = "float32"
     remat: str = "none"
     logit_chunk: int = 1024
+    freeze_embed: bool = False
 
     def __post_init__(self):
         if bool(self.variant) == bool(self.pretrained):
@@ -82,7 +83,7 @@ def open_mesh(settings: MeshSettings) -> jax.sharding.Mesh:
 def transformer(settings: ModelSettings, vocab: int | None = None) -> TransformerConfig:
     """The shape of the model; `vocab` is the tokenizer's size where the settings leave it open."""
     fields = dict(context=settings.context, dropout=settings.dropout, dtype=settings.dtype, remat=settings.remat,
-                  logit_chunk=settings.logit_chunk)  # fmt: skip
+                  logit_chunk=settings.logit_chunk, freeze_embed=settings.freeze_embed)  # fmt: skip
     if settings.unroll is not None:
         fields["unroll"] = settings.unroll
     if settings.pretrained:

@@ -80,7 +80,7 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     optimizer = section(config, "optimizer", OptimizerConfig)
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
     check_divides(data.batch_size, mesh)
-    tx = make_optimizer(optimizer, 1000)
+    tx = make_optimizer(optimizer, 1000, frozen=model.config.frozen)
     state = _abstract_state(model, tx, mesh)
     step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, 1000)), state, mesh)
     shape = (data.batch_size, text.max_prompt + text.max_response)
@@ -102,7 +102,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     batches = _batches(data, text, tokenizer, data.split, data.batch_size, config.seed)
     valid = _batches(data, text, tokenizer, data.valid_split, data.valid_batch_size, config.seed)
     total = setup.whole_steps(train.steps, train.epochs, batches.steps_per_epoch)
-    tx = make_optimizer(optimizer, total)
+    tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
     with jax.set_mesh(mesh):
         abstract = _abstract_state(model, tx, mesh)
         step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, total)), abstract, mesh)

@@ -36,7 +36,8 @@ FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """Episodes in all, per iteration and per optimizer step; passes over an iteration's episodes; the weight average's decay.
+    """Episodes in all, per iteration and per optimizer step; passes over an iteration's episodes; the weight average's decay,
+    None for no average (and a fifth less memory).
 
     `ptx_ratio` pretraining rows of `ptx_length` tokens go with every episode (8 rows in the paper)."""
 
@@ -44,7 +45,7 @@ class TrainSettings:
     batch_size: int
     minibatch_size: int
     inner_epochs: int = 1
-    ema_decay: float = 0.992
+    ema_decay: float | None = 0.992
     ptx_ratio: int = 8
     ptx_length: int = 2048
     log_every: int = 1
@@ -66,6 +67,11 @@ class TrainSettings:
     @property
     def iterations(self) -> int:
         return self.episodes // self.batch_size
+
+    @property
+    def subtree(self) -> str:
+        """Where the policy to be used lies in a checkpoint: its average, or itself where there is none."""
+        return "policy/params" if self.ema_decay is None else "policy/ema"
 
     @property
     def minibatches(self) -> int:
@@ -200,11 +206,15 @@ def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad
     )
     steps = train.minibatches * train.inner_epochs
     ppo = section(config, "ppo", PPOConfig)
+    policy, scalar = (
+        setup.transformer(section(config, name, setup.ModelSettings), vocab)
+        for name in ("model", "reward_model")
+    )
     return Pieces(
-        policy=PolicyModel(setup.transformer(section(config, "model", setup.ModelSettings), vocab)),
-        scalar=ScalarModel(setup.transformer(section(config, "reward_model", setup.ModelSettings), vocab)),
-        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps),
-        value_tx=make_optimizer(value_optimizer, train.iterations, steps),
+        policy=PolicyModel(policy),
+        scalar=ScalarModel(scalar),
+        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps, policy.frozen),
+        value_tx=make_optimizer(value_optimizer, train.iterations, steps, scalar.frozen),
         schedule=make_schedule(policy_optimizer, train.iterations, steps),
         sampling=SamplingConfig(max_new_tokens=text.max_response, temperature=ppo.temperature),
         ppo=ppo, train=train, eos_id=eos_id, pad_id=pad_id,
@@ -215,9 +225,10 @@ def abstract_state(p: Pieces, mesh) -> PPOState:
     """Shapes and layout of the state."""
     policy, value = setup.abstract_params(p.policy), setup.abstract_params(p.scalar)
     scalar = jax.ShapeDtypeStruct((), np.int32)
+    average = policy if p.train.ema_decay is not None else None
     return setup.sharded(
         PPOState(
-            TrainState(scalar, policy, jax.eval_shape(p.policy_tx.init, policy), policy),
+            TrainState(scalar, policy, jax.eval_shape(p.policy_tx.init, policy), average),
             TrainState(scalar, value, jax.eval_shape(p.value_tx.init, value), None),
             jax.ShapeDtypeStruct((), np.float32),
         ),
@@ -277,7 +288,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         reference = setup.load(config.init, p.policy, mesh)
         reward = setup.load(config.reward, p.scalar, mesh)
         state = PPOState(
-            setup.state_from(jax.tree.map(jnp.copy, reference), p.policy_tx, mesh, ema=True),
+            setup.state_from(
+                jax.tree.map(jnp.copy, reference), p.policy_tx, mesh, p.train.ema_decay is not None
+            ),
             setup.state_from(jax.tree.map(jnp.copy, reward), p.value_tx, mesh),
             jnp.float32(p.ppo.kl_coef),
         )
@@ -285,5 +298,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         fit(
             iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
             log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
-            meta=setup.meta("ppo", config, p.policy.config, "policy/ema"), name=config.name, wandb=wandb_project(config),
+            meta=setup.meta("ppo", config, p.policy.config, p.train.subtree), name=config.name, wandb=wandb_project(config),
         )  # fmt: skip

@@ -69,7 +69,7 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
     check_divides(data.batch_size, mesh)
-    tx = make_optimizer(optimizer, 1000)
+    tx = make_optimizer(optimizer, 1000, frozen=model.config.frozen)
     state = _abstract_state(model, tx, mesh)
     step = setup.jit_step(make_step(model, tx, make_schedule(optimizer, 1000), train.divide_by), state, mesh)
     rows, width = setup.batch_sharding(mesh), text.max_prompt + text.max_response
@@ -97,7 +97,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         epochs=train.epochs,
     )  # fmt: skip
     total = batches.steps(train.epochs)
-    tx = make_optimizer(optimizer, total)
+    tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
     with jax.set_mesh(mesh):
         abstract = _abstract_state(model, tx, mesh)
         step = setup.jit_step(

@@ -40,6 +40,8 @@ class Template:
 
 TEMPLATES = {
     "plain": Template("", "\n"),
+    # The response goes on in the prompt's own sentence, its first word with the space before it, and ends with its line.
+    "continuation": Template("", "", stop="\n"),
     "instruction": Template("instruction :\n", "\nresponse :\n"),
 }
 

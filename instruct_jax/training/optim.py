@@ -102,15 +102,28 @@ def scale_by_tf_adam(b1: float, b2: float, eps: float) -> optax.GradientTransfor
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, steps_per_iteration: int = 1
+    config: OptimizerConfig, total_steps: int, steps_per_iteration: int = 1, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-    """The optax transformation of `config`: clipping if asked, Adam, learning rate; see `make_schedule` for units."""
+    """The optax transformation of `config`: clipping if asked, Adam, learning rate; see `make_schedule` for units.
+
+    Parameters under the top-level names `frozen` are not moved and have no moments.
+    """
     adam = scale_by_tf_adam if config.tf_style else optax.scale_by_adam
-    return optax.chain(
+    tx = optax.chain(
         optax.identity() if config.grad_clip is None else optax.clip_by_global_norm(config.grad_clip),
         adam(config.b1, config.b2, config.eps),
         optax.scale_by_learning_rate(make_schedule(config, total_steps, steps_per_iteration)),
     )
+    if not frozen:
+        return tx
+
+    def moved(params):
+        return {name: name not in frozen for name in params}
+
+    def held(params):
+        return {name: name in frozen for name in params}
+
+    return optax.chain(optax.masked(tx, moved), optax.masked(optax.set_to_zero(), held))
 
 
 def ema_update(ema, params, decay: float):
