@@ -21,7 +21,19 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from instruct_jax.errors import InputError
 from instruct_jax.stages.settings import known_fields, nearest, snapshot
 
-STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe")
+STAGES = (
+    "lab_base",
+    "pretrain",
+    "sft",
+    "rm",
+    "ppo",
+    "collect",
+    "select",
+    "evaluate",
+    "recipe",
+    "hh",
+    "instructions",
+)
 
 
 def load_stage(name: str):
@@ -44,6 +56,10 @@ def load_stage(name: str):
             from instruct_jax.stages import evaluate as stage
         case "recipe":
             from instruct_jax.stages import recipe as stage
+        case "hh":
+            from instruct_jax.stages import hh as stage
+        case "instructions":
+            from instruct_jax.stages import instructions as stage
         case _:
             likely = nearest(str(name), STAGES)
             raise InputError(f"config.stage is {name!r}{likely}; the stages are {', '.join(STAGES)}")

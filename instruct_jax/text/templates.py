@@ -39,6 +39,7 @@ class Template:
 
 
 TEMPLATES = {
+    "verbatim": Template("", ""),
     "plain": Template("", "\n"),
     "instruction": Template("instruction :\n", "\nresponse :\n"),
 }

@@ -1,0 +1,1 @@
+"""Other people's published data, read into records."""
