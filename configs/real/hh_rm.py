@@ -3,10 +3,11 @@
     bash launch/fetch_data.sh --from FOLDER smollm2 hh_rlhf
     python -m instruct_jax.main --config configs/real/hh_rm.py --workdir runs/hh_rm
 
-One epoch, as in the paper. Per token a step costs 6 x 106M multiply-adds' worth of operations in the layers and about 8 % more in attention,
-690 MFLOP; a seed trains on about 1,040 pairs in 66 steps of 16 rows of 256 tokens: 190 TFLOP, 20 minutes at 150 GFLOP/s.
-All pairs of up to 512 tokens are tested. With text.max_prompt=320 and text.max_response=192 nine tenths of the pairs are trained
-on, at 3 times the cost (a GPU's minute). To choose a learning rate without the test part:
+One epoch, as in the paper. A trained token costs 690 MFLOP: six for each of the layers' 106M weights, and 8 % more for attention. A
+seed trains on about 1,040 pairs, 66 steps of 16 rows of 256 tokens: 190 TFLOP, 20 minutes at 150 GFLOP/s. All pairs of up to 512
+tokens are tested, 15 TFLOP. With text.max_prompt=320 and text.max_response=192 nine tenths of the pairs are trained on, for 3 times
+the cost. To choose a learning rate, on a part of the training pairs:
+
     ... --workdir runs/hh_tune_3e-5 --config.hh.tune=True --config.hh.seeds='(100,)' --config.optimizer.learning_rate=3e-5
 """
 

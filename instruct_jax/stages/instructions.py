@@ -1,7 +1,7 @@
 """Home of the rankings of other systems' answers: 8 models' answers to 252 expert instructions, ranked by rules, as our own records.
 
-Differs from the paper's rankings in who answers and who ranks. The records are those that the labeling format and the reward model's
-training read: `workdir`/records/generations.train.jsonl for people to rank, rankings.train.jsonl ranked by rules, `workdir`/data to train on.
+Differs from the paper's rankings in who answers and who ranks. The records are those that labeling and the reward model's training
+read: in `workdir`/records generations.train.jsonl for people to rank and rankings.train.jsonl, ranked by rules; `workdir`/data to train on.
 """
 
 import dataclasses
@@ -79,13 +79,18 @@ def by_model(rankings: list[Ranking], marks: list[list[dict[str, float]]]) -> di
 
 def by_rule(rankings: list[Ranking], marks: list[list[dict[str, float]]]) -> dict[str, dict]:
     """{rule: {mean, low, high, n, decided}}: how often the labeler orders a pair as this rule alone does, over the pairs that both
-    decide; `decided` is the share of all pairs that the rule decides."""
+    decide; `decided` is the share of all pairs that the rule decides. A rule that decides none has no mean."""
     table = {}
     for name in rule_labeler.WEIGHTS:
         alone = [rule_labeler.ranks_of([mark[name] for mark in row]) for row in marks]
-        agreement = pairwise_agreement([[r.ranks, other] for r, other in zip(rankings, alone, strict=True)])
-        decided = [np.not_equal.outer(ranks, ranks)[np.triu_indices(len(ranks), 1)].mean() for ranks in alone]
-        table[name] = as_dict(agreement.rate) | {"decided": float(np.mean(decided))}
+        shares = [np.not_equal.outer(ranks, ranks)[np.triu_indices(len(ranks), 1)].mean() for ranks in alone]
+        decided = float(np.mean(shares))
+        agreement = {"mean": None, "low": None, "high": None, "n": 0}
+        if decided:
+            agreement = as_dict(
+                pairwise_agreement([[r.ranks, other] for r, other in zip(rankings, alone, strict=True)]).rate
+            )
+        table[name] = agreement | {"decided": decided}
     return table
 
 

@@ -6,11 +6,11 @@ reference that it has. A grade is the sum of the rules' marks (0 to 1) by weight
 | rule | weight | mark |
 |---|---|---|
 | answers | 3 | 0 if empty or opening with a refusal, else 1 |
-| stays | 2 | 0 if it goes on to further tasks ("Input:", "Output:" at a line's start) or copies the instruction, unless the reference does |
+| stays | 2 | 0 if it goes on to further tasks ("Input:" or "Output:" opens a line) or copies the instruction; 1 if the reference does too |
 | fresh | 2 | 0 if more than half of its word 4-grams occurred in it before, else 1 |
 | overlap | 2 | F1 of its words with the reference's, in quarters |
 | length | 1 | 1 within a factor 2 of the reference's words, 1/2 within 4, else 0 |
-| form | 1 | 1 if label (up to 3 words), lines (3 or more) or running text, as the reference is |
+| form | 1 | 1 if lines (3 or more), a label (up to 3 words) or running text, as the reference is |
 """
 
 import re
@@ -90,9 +90,9 @@ def _f1(words: list[str], expected: list[str]) -> float:
 
 
 def _form(text: str) -> str:
-    if len(_words(text)) <= 3:
-        return "label"
-    return "lines" if sum(bool(line.strip()) for line in text.split("\n")) >= 3 else "text"
+    if sum(bool(line.strip()) for line in text.split("\n")) >= 3:
+        return "lines"
+    return "label" if len(_words(text)) <= 3 else "text"
 
 
 def midranks(ranks: Sequence[int]) -> list[float]:

@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from instruct_jax.data.sources.jsonl import read_rows
 from instruct_jax.errors import InputError
 from instruct_jax.records import Generation
-from instruct_jax.data.sources.jsonl import read_rows
 
 INSTRUCTIONS = "user_oriented_instructions.jsonl"
 
