@@ -72,8 +72,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    count = token_counter(tokenizer, setup.template(text.template))
-    score = make_pair_scorer(model, tokenizer, mesh, setup.template(text.template), settings)
+    template = setup.template(text.template, tokenizer)
+    tokens = count_tokens(rankings, tokenizer, template)
+    score = make_pair_scorer(model, tokenizer, mesh, template, settings)
     found, rows = [], []
     for seed in settings.seeds:
         folder = workdir / f"seed_{seed}"
@@ -83,13 +84,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             train_one(config, seed, train, folder)
             with jax.set_mesh(mesh):
                 params = setup.load(folder / "rm" / "reward", model, mesh)
-                scored = score_test(test, params, score, count, settings.max_tokens, seed)
+                scored = score_test(test, params, score, tokens, settings.max_tokens, seed)
             _write(folder / "scores.json", {
                 "seconds": round(time.perf_counter() - began, 1), "rows": [vars(row) for row in scored],
             })  # fmt: skip
         saved = json.loads((folder / "scores.json").read_text())
         scored = [Scored(**row) for row in saved["rows"]]
-        fitting = sum(count(r)[0] <= text.max_prompt and max(count(r)[1]) <= text.max_response for r in train)
+        fitting = sum(fits(tokens[r.prompt_id], text) for r in train)
         sizes = {"train": fitting, "train_dropped": len(train) - fitting, "test": len(scored),
                  "test_dropped": len(test) - len(scored), "seconds": saved["seconds"]}  # fmt: skip
         found.append({"seed": seed, **sizes, **measure(scored, {seed: shorter_wins(train)})})
@@ -123,17 +124,19 @@ def train_one(config: ml_collections.ConfigDict, seed: int, train: list[Ranking]
     train_rm.run(own.lock(), folder / "rm")
 
 
-def token_counter(tokenizer, template) -> Callable[[Ranking], tuple[int, list[int]]]:
-    """count(ranking) → (tokens of the rendered prompt, tokens of each completion with its end)."""
-    known: dict[str, tuple[int, list[int]]] = {}
+def count_tokens(rankings: list[Ranking], tokenizer, template) -> dict[str, tuple[int, list[int]]]:
+    """{prompt_id: (tokens of the rendered prompt, tokens of each completion with its end)}."""
+    prompts = tokenizer.encode_prompts(template, [ranking.prompt for ranking in rankings])
+    answers = iter(tokenizer.encode_batch([text for ranking in rankings for text in ranking.completions]))
+    return {
+        ranking.prompt_id: (len(prompt), [len(next(answers)) + 1 for _ in ranking.completions])
+        for ranking, prompt in zip(rankings, prompts, strict=True)
+    }
 
-    def count(ranking: Ranking):
-        if ranking.prompt_id not in known:
-            prompt, *answers = tokenizer.encode_batch([template.render(ranking.prompt), *ranking.completions])
-            known[ranking.prompt_id] = len(prompt), [len(answer) + 1 for answer in answers]
-        return known[ranking.prompt_id]
 
-    return count
+def fits(counts: tuple[int, list[int]], text: setup.TextSettings) -> bool:
+    """Whether a pair is trained on: its prompt and both its answers within the limits."""
+    return counts[0] <= text.max_prompt and max(counts[1]) <= text.max_response
 
 
 def make_pair_scorer(model: ScalarModel, tokenizer, mesh, template, settings: HHSettings) -> Callable:
@@ -156,14 +159,17 @@ def make_pair_scorer(model: ScalarModel, tokenizer, mesh, template, settings: HH
 
 
 def score_test(
-    test: list[Ranking], params, score: Callable, count: Callable, max_tokens: int, seed: int
+    test: list[Ranking], params, score: Callable, tokens: dict, max_tokens: int, seed: int
 ) -> list[Scored]:
     """The pairs whose longer dialogue has at most `max_tokens` tokens, with the scores of chosen and rejected."""
-    kept = [ranking for ranking in test if count(ranking)[0] + max(count(ranking)[1]) <= max_tokens]
+    totals = {
+        r.prompt_id: [tokens[r.prompt_id][0] + answer for answer in tokens[r.prompt_id][1]] for r in test
+    }
+    kept = [ranking for ranking in test if max(totals[ranking.prompt_id]) <= max_tokens]
     if not kept:
         raise InputError(f"hh.max_tokens: no test pair has at most {max_tokens} tokens; raise it")
     rows = [(ranking.prompt, text, True) for ranking in kept for text in ranking.completions]
-    lengths = [count(ranking)[0] + tokens for ranking in kept for tokens in count(ranking)[1]]
+    lengths = [total for ranking in kept for total in totals[ranking.prompt_id]]
     scores = score(params, rows, lengths).reshape(len(kept), 2)
     return [
         Scored(seed, ranking.prompt_id, hashlib.sha256(hh_rlhf.opening(ranking).encode()).hexdigest()[:12],

@@ -96,8 +96,9 @@ def by_rule(rankings: list[Ranking], marks: list[list[dict[str, float]]]) -> dic
 
 def load_batch(data_dir: Path, seed: int, text: setup.TextSettings, batch_size: int) -> dict:
     """What the reward model's pipeline makes of the data set: prompts kept and dropped, and the first batch's size."""
+    tokenizer = setup.load_tokenizer(text)
     batches = pipeline.rankings(
-        builders.open_source(data_dir, "rankings", "train"), setup.load_tokenizer(text), setup.template(text.template), k_max=8,
+        builders.open_source(data_dir, "rankings", "train"), tokenizer, setup.template(text.template, tokenizer), k_max=8,
         batch_size=batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=seed, epochs=1,
     )  # fmt: skip
     ranks_BK = batches.at(0).ranks_BK
