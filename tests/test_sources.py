@@ -22,7 +22,7 @@ def pair(shared, chosen, rejected):
 
 
 def write_rows(path, rows):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
@@ -103,7 +103,8 @@ def test_a_split_holds_out_exactly_so_many_pairs_and_parts_no_dialogue():
     for seed in range(5):
         train, test = split_pairs(rankings_of(openings), 17, seed)
         assert len(test) == 17 and len(train) == 83
-        assert not {hh_rlhf.opening(r) for r in train} & {hh_rlhf.opening(r) for r in test}
+        held_out = {int(ranking.prompt_id.removeprefix("hh-")) for ranking in test}
+        assert all((i in held_out) == (i + 60 in held_out) for i in range(40))
         assert sorted(r.prompt_id for r in train + test) == sorted(r.prompt_id for r in rankings_of(openings))
 
 
