@@ -21,7 +21,9 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from instruct_jax.errors import InputError
 from instruct_jax.stages.settings import known_fields, nearest, snapshot
 
-STAGES = ("lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe", "sentiment")
+STAGES = (
+    "lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe", "sentiment", "hh", "instructions",
+)  # fmt: skip
 
 
 def load_stage(name: str):
@@ -46,6 +48,10 @@ def load_stage(name: str):
             from instruct_jax.stages import recipe as stage
         case "sentiment":
             from instruct_jax.stages import sentiment as stage
+        case "hh":
+            from instruct_jax.stages import hh as stage
+        case "instructions":
+            from instruct_jax.stages import instructions as stage
         case _:
             likely = nearest(str(name), STAGES)
             raise InputError(f"config.stage is {name!r}{likely}; the stages are {', '.join(STAGES)}")

@@ -24,14 +24,14 @@ from varied_strings import varied_strings
 TEXTS = ("Write two lines about the river Ander .\nEnd with thanks .", "  two  spaces ", "naïve → ☃\n\n", "")
 
 
-@pytest.mark.parametrize("kind", ["lab", "unigram", "bpe"])
+@pytest.mark.parametrize("kind", ["lab", "bytes"])
 def test_a_sentencepiece_model_gives_other_tools_the_same_ids(kind, tmp_path):
     if kind == "lab":
         ours = load_tokenizer(ASSETS / "tokenizer.model")
     else:
         lines = ["the river runs to the sea and back", "under the  hill by the sea"] * 20
         ours = train_sentencepiece(
-            lines, tmp_path / "trained.model", 281, 0, model_type=kind, byte_fallback=True
+            lines, tmp_path / "trained.model", 300, 0, model_type="bpe", byte_fallback=True
         )
     save_tokenizer(ours, tmp_path)
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -70,8 +70,8 @@ def test_a_byte_level_tokenizer_keeps_ids_bos_and_chat_template(tmp_path):
 
 
 def test_a_sentencepiece_model_without_an_exact_form_says_so(tmp_path):
-    words = train_sentencepiece(["a b c d a b"] * 20, tmp_path / "words.model", 8, 0, model_type="word")
-    with pytest.raises(InputError, match="splits whole words"):
+    words = train_sentencepiece(["a b c d a b"] * 20, tmp_path / "words.model", 9, 0, model_type="unigram")
+    with pytest.raises(InputError, match="is no BPE"):
         save_tokenizer(words, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["words.model"]
 

@@ -29,13 +29,14 @@ FIELDS = (*SHARED, "data", "optimizer", "train", "init")
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """The data set directory, prompts per batch, completions per prompt at most, and where demonstrations to centre on are."""
+    """The data set directory, prompts per batch, completions per prompt at most, and where demonstrations to centre on are (None:
+    there are none, and the bias stays)."""
 
     dir: str
     batch_size: int
     k_max: int
     split: str = "train"
-    demonstrations_split: str = "train"
+    demonstrations_split: str | None = "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def _centre(model, state, data, text, tokenizer, mesh, workdir, config) -> None:
     """Shifts the bias so that labelers' demonstrations score 0 on average, and saves the reward model (paper App. C.2)."""
+    if data.demonstrations_split is None:
+        _save_reward(state, state.params, setup.meta("rm", config, model.config), workdir)
+        return
     rows = pipeline.demonstrations(
         builders.open_source(data.dir, "demonstrations", data.demonstrations_split), tokenizer, setup.template(text.template, tokenizer),
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=0,
@@ -130,18 +134,17 @@ def _centre(model, state, data, text, tokenizer, mesh, workdir, config) -> None:
     # The last batch of an epoch is filled up from the next one: those rows would count twice.
     mean = float(np.concatenate([np.asarray(x) for x in found])[: rows.rows].mean())
     params = jax.jit(shift_bias)(state.params, mean)
-    saved = Checkpoints(Path(workdir) / "reward", keep=1)
-    final = TrainState(state.step, params, (), None)
-    saved.save(
-        int(state.step),
-        final,
-        {**setup.meta("rm", config, model.config), "demonstration_mean": mean},
-        wait=True,
-    )
-    saved.close()
+    meta = {**setup.meta("rm", config, model.config), "demonstration_mean": mean}
+    _save_reward(state, params, meta, workdir)
     (Path(workdir) / "bias.json").write_text(
         json.dumps({"demonstration_mean_before": mean, "demonstrations": rows.rows}) + "\n"
     )
+
+
+def _save_reward(state, params, meta: dict, workdir) -> None:
+    saved = Checkpoints(Path(workdir) / "reward", keep=1)
+    saved.save(int(state.step), TrainState(state.step, params, (), None), meta, wait=True)
+    saved.close()
 
 
 def _abstract_state(model, tx, mesh):

@@ -12,7 +12,6 @@ from instruct_jax.text.gguf import merges_of
 from instruct_jax.text.loading import TokenizersEngine
 from instruct_jax.text.tokenizer import SentencePieceEngine, Tokenizer
 
-NEVER = -1e6  # log-probability
 SPACE = "\u2581"
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 
@@ -56,12 +55,11 @@ def _copy(engine: TokenizersEngine) -> tokenizers.Tokenizer:
 def _pieces(engine: SentencePieceEngine, folder: Path) -> tokenizers.Tokenizer:
     proto = sentencepiece_model_pb2.ModelProto.FromString(engine.model.serialized_model_proto())
     trained, plain = proto.trainer_spec, proto.normalizer_spec
-    kinds = {trained.UNIGRAM: _unigram, trained.BPE: _bpe}
-    if trained.model_type not in kinds or plain.precompiled_charsmap or plain.remove_extra_whitespaces:
+    if trained.model_type != trained.BPE or plain.precompiled_charsmap or plain.remove_extra_whitespaces:
         raise InputError(
-            "this SentencePiece model splits whole words or changes text first, which has no exact tokenizer.json"
+            "this SentencePiece model is no BPE, or changes text before it splits it: it has no exact tokenizer.json"
         )
-    model = tokenizers.Tokenizer(kinds[trained.model_type](proto, engine.unk_id, trained.byte_fallback))
+    model = tokenizers.Tokenizer(_bpe(proto, engine.unk_id, trained.byte_fallback))
     steps = [normalizers.Replace(" ", SPACE)]
     model.normalizer = normalizers.Sequence(
         [normalizers.Prepend(SPACE), *steps] if plain.add_dummy_prefix else steps
@@ -73,12 +71,6 @@ def _pieces(engine: SentencePieceEngine, folder: Path) -> tokenizers.Tokenizer:
         model.add_tokens([tokenizers.AddedToken(name, normalized=False, special=special) for name in named])
     (folder / "tokenizer.model").write_bytes(engine.model.serialized_model_proto())
     return model
-
-
-def _unigram(proto, unk_id: int, byte_fallback: bool) -> models.Unigram:
-    # There symbols and bytes could be spelled: a score that no text would choose.
-    vocab = [(piece.piece, piece.score if piece.type == PIECE.NORMAL else NEVER) for piece in proto.pieces]
-    return models.Unigram(vocab, unk_id, byte_fallback)
 
 
 def _bpe(proto, unk_id: int, byte_fallback: bool) -> models.BPE:

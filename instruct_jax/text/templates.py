@@ -39,6 +39,7 @@ class Template:
 
 
 TEMPLATES = {
+    "verbatim": Template("", ""),
     "plain": Template("", "\n"),
     # The response goes on in the prompt's own sentence, its first word with the space before it, and ends with its line.
     "continuation": Template("", "", stop="\n"),
