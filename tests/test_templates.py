@@ -63,7 +63,7 @@ def test_a_stage_asks_for_the_checkpoints_template_by_the_name_chat(tokenizer):
     assert [i for i in ids if i < 4] == [0, 2, 3, 2]
     assert tokenizer.decode(ids) == "user\n<end_of_turn>\nmodel\n"
     assert setup.template("plain", tokenizer) is TEMPLATES["plain"]
-    with pytest.raises(InputError, match="plain, instruction, chat"):
+    with pytest.raises(InputError, match="instruction, chat$"):
         setup.template("chatty", tokenizer)
 
 
@@ -101,7 +101,7 @@ def test_white_space_that_a_template_keeps_is_kept():
         ("{{ namespace(__class__=1) }}", "SecurityError"),
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
-        ("{{ 'a' * 10 ** 11 }}", "MemoryError"),
+        ("{{ 'a' * 2 * 10 ** 9 }}", "MemoryError"),
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_an_input_error(source, words):

@@ -101,6 +101,8 @@ def test_bos_comes_first_once_where_the_tokenizer_puts_it(begun, bpe, tmp_path):
     assert begun.encode_prompts(VERBATIM, ["<bos>"])[0][0] == 3 and begun.encode("<bos>")[0] != 3
     asked = {"eos_token": "<|im_end|>", "bos_token": "<bos>", "add_bos_token": True}
     assert load_tokenizer(folder_of(tmp_path / "a", bpe, tokenizer_config=asked)).bos_id == 3
+    bpe = tokenizers.Tokenizer.from_str(bpe.to_str())
+    bpe.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 3)])
     refused = load_tokenizer(
         folder_of(tmp_path / "a", bpe, tokenizer_config=asked | {"add_bos_token": False})
     )
