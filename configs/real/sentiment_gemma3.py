@@ -8,9 +8,10 @@ gold judge the same on the other half of the ratings; docs/decisions.md says how
 also the baseline and the KL reference.
 
 What keeps it within memory and time: embeddings stay as they are (two thirds of the parameters: no gradient, no moments), one device
-(copies of the parameters on a second one would not fit), no weight average, logits of 128 tokens at a time (a quarter million entries
-each), the pretraining gradient from rows as short as an episode. Adam's epsilon is 1e-8: gradients of single weights of such a model are
-smaller than the 1e-5 of PPO's ancestors, which would hold nearly all of them back in the few steps that there are.
+(copies of the parameters on a second one would not fit), no weight average, activations made again in the backward pass, logits of 128
+tokens at a time (a quarter million entries each), the pretraining gradient from rows as short as an episode. Adam's epsilon is 1e-8:
+gradients of single weights of such a model are smaller than the 1e-5 of PPO's ancestors, which would hold nearly all of them back in
+the few steps that there are.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     weights = "$INSTRUCT_JAX_DATA/gemma3-270m.gguf"
-    model = dict(pretrained=weights, context=128, logit_chunk=128, freeze_embed=True)
+    model = dict(pretrained=weights, context=128, logit_chunk=128, freeze_embed=True, remat="full")
     policy = dict(learning_rate=3e-5, schedule="constant", warmup_steps=2, eps=1e-8)
     value = dict(learning_rate=3e-5, schedule="constant", warmup_steps=2, eps=1e-8)
     episodes = dict(

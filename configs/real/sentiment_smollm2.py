@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     weights = "$INSTRUCT_JAX_DATA/smollm2-135m-instruct.gguf"
-    model = dict(pretrained=weights, context=128, logit_chunk=256, freeze_embed=True)
+    model = dict(pretrained=weights, context=128, logit_chunk=256, freeze_embed=True, remat="full")
     policy = dict(learning_rate=5e-5, schedule="constant", warmup_steps=2, eps=1e-8)
     value = dict(learning_rate=5e-5, schedule="constant", warmup_steps=2, eps=1e-8)
     episodes = dict(
