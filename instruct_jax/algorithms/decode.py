@@ -13,6 +13,7 @@ from jax import lax
 from instruct_jax.batches import PromptBatch
 from instruct_jax.errors import InputError
 from instruct_jax.models.cache import KVCache, init_cache
+from instruct_jax.models.layers import unstacked
 
 EXCLUDED = -1e30
 
@@ -73,9 +74,12 @@ def generate(model, params, prompts: PromptBatch, key, sampling: SamplingConfig,
         )
 
     def turn(state: State) -> State:
-        logits_BV, cache = model.apply({"params": params}, state.token_B, state.cache, method="decode")
+        logits_BV, cache = model.apply(
+            {"params": params}, state.token_B, state.cache, layers_N, method="decode"
+        )
         return append(replace(state, cache=cache), logits_BV)
 
+    layers_N = unstacked(params["layers"], model.config)
     cache = init_cache(model.config, B, P + R)
     logits_BV, cache = model.apply(
         {"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill"

@@ -135,8 +135,11 @@ class PolicyModel(Backbone):
         )
         return self._last_logits(x_BPD[:, -1]), cache
 
-    def decode(self, token_B, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Appends one token to every row of the cache; f32[B, V] logits of the one after it, and the cache."""
+    def decode(self, token_B, cache: KVCache, unstacked=None) -> tuple[jax.Array, KVCache]:
+        """Appends one token to every row of the cache; f32[B, V] logits of the one after it, and the cache.
+
+        A loop over tokens passes `unstacked` (layers.unstacked), or every turn would copy each layer out of the stack.
+        """
         at = cache.length
         positions_B1 = cache.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None]
         mask_BS = cache.mask_BS.at[:, at].set(True)
@@ -154,9 +157,11 @@ class PolicyModel(Backbone):
             return layers.block(x_B1D, layer, attention, self.config, angles=sight.angles)
 
         if self.config.unroll:
-            kept, local_N = [], _local(self.config)
-            for n, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-                x_B1D, pair = step(x_B1D, layers.pick(self.layers, n), local_N[n], keys, values)
+            kept = []
+            unstacked = layers.unstacked(self.layers, self.config) if unstacked is None else unstacked
+            each = zip(unstacked, _local(self.config), cache.keys, cache.values, strict=True)
+            for layer, local, keys, values in each:
+                x_B1D, pair = step(x_B1D, layer, local, keys, values)
                 kept.append(pair)
             keys, values = zip(*kept, strict=True)
         else:

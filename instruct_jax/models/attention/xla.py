@@ -30,16 +30,37 @@ def attend(q_BHTC, k_BGSC, v_BGSC, mask_BTS, *, scale: float, softcap: float | N
     B, H, T, C = q_BHTC.shape
     G, S = k_BGSC.shape[1:3]
     grouped_BGXC = (q_BHTC * scale).reshape(B, G, H // G * T, C)
-    scores_BGXS = jnp.einsum("BGXC,BGSC->BGXS", grouped_BGXC, k_BGSC, preferred_element_type=jnp.float32)
+    scores_BGXS = _scores(grouped_BGXC, k_BGSC)
     if softcap is not None:
         scores_BGXS = softcap * jnp.tanh(scores_BGXS / softcap)
     bias_B1TS = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
     scores_BHTS = scores_BGXS.reshape(B, H, T, S) + bias_B1TS
     peak_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(axis=-1, keepdims=True))
     weights_BHTS = jnp.exp(scores_BHTS - peak_BHT1)
-    mixed_BGXC = jnp.einsum(
-        "BGXS,BGSC->BGXC", weights_BHTS.astype(v_BGSC.dtype).reshape(B, G, H // G * T, S), v_BGSC,
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    mixed_BGXC = _mixed(weights_BHTS.astype(v_BGSC.dtype).reshape(B, G, H // G * T, S), v_BGSC)
     mixed_BHTC = mixed_BGXC.reshape(B, H, T, C)
     return (mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)).astype(q_BHTC.dtype)
+
+
+def _scores(q_BGXC, k_BGSC):
+    if not _few(q_BGXC):
+        return jnp.einsum("BGXC,BGSC->BGXS", q_BGXC, k_BGSC, preferred_element_type=jnp.float32)
+    k_BGCS = k_BGSC.swapaxes(2, 3)
+    rows = [_summed(q_BGXC[:, :, x, :, None], k_BGCS) for x in range(q_BGXC.shape[2])]
+    return jnp.stack(rows, axis=2)
+
+
+def _mixed(weights_BGXS, v_BGSC):
+    if not _few(weights_BGXS):
+        return jnp.einsum("BGXS,BGSC->BGXC", weights_BGXS, v_BGSC, preferred_element_type=jnp.float32)
+    rows = [_summed(weights_BGXS[:, :, x, :, None], v_BGSC) for x in range(weights_BGXS.shape[2])]
+    return jnp.stack(rows, axis=2)
+
+
+def _summed(weights_BGY1, rows_BGYZ):
+    return (weights_BGY1.astype(jnp.float32) * rows_BGYZ.astype(jnp.float32)).sum(axis=2)
+
+
+def _few(rows_BGX_) -> bool:
+    """Whether the products are so thin that multiplying and adding beats starting a matrix product for each row and head."""
+    return rows_BGX_.shape[2] <= 4
