@@ -53,18 +53,13 @@ def run(values: flags.FlagValues) -> None:
     """Opens the model, writes the folder and says what it wrote."""
     from instruct_jax.pretrained.export import export_policy, export_reward
     from instruct_jax.stages import setup
-    from instruct_jax.text.saving import save_tokenizer
+    from instruct_jax.text.saving import save_tokenizer, special_ids
 
     opened = setup.open_model(values.model)
     tokenizer = setup.load_tokenizer(setup.TextSettings(opened.tokenizer, opened.template, 1, 1))
-    ids = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
     params = opened.load(setup.open_mesh(setup.MeshSettings()))
     write = export_reward if opened.scalar else export_policy
-    write(params, opened.config, values.out, dtype=values.dtype, special_ids=ids,
+    write(params, opened.config, values.out, dtype=values.dtype, special_ids=special_ids(tokenizer),
           write_tokenizer=lambda folder: save_tokenizer(tokenizer, folder))  # fmt: skip
     files = sorted(path.name for path in Path(values.out).iterdir())
     print(f"{values.out}: {opened.config.family}, {values.dtype}, {', '.join(files)}")

@@ -13,7 +13,8 @@ from instruct_jax.errors import InputError
 from instruct_jax.stages import setup
 from instruct_jax.stages.lab_base import ASSETS
 from instruct_jax.text.loading import load_tokenizer
-from instruct_jax.text.saving import save_tokenizer
+from instruct_jax.text.saving import save_tokenizer, special_ids
+from instruct_jax.text.templates import Template
 from instruct_jax.text.tokenizer import train_sentencepiece
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.state import TrainState
@@ -74,6 +75,36 @@ def test_a_sentencepiece_model_without_an_exact_form_says_so(tmp_path):
     with pytest.raises(InputError, match="is no BPE"):
         save_tokenizer(words, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["words.model"]
+
+
+def test_an_ordinary_token_is_never_named_as_padding(tmp_path):
+    model = tokenizers.ByteLevelBPETokenizer()
+    model.train_from_iterator(["wow!!"] * 4, 260, special_tokens=[])
+    model.add_special_tokens(["<|endoftext|>"])
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    model.save(str(tmp_path / "from" / "tokenizer.json"))
+    (tmp_path / "from" / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    ours = load_tokenizer(tmp_path / "from")
+    assert ours.pad_id != ours.eos_id and ours.decode([ours.pad_id])
+    save_tokenizer(ours, tmp_path / "to")
+    assert "pad_token" not in json.loads((tmp_path / "to" / "tokenizer_config.json").read_text())
+    assert special_ids(ours) == {"bos_token_id": None, "eos_token_id": ours.eos_id, "pad_token_id": None}
+
+
+def test_special_tokens_past_the_embeddings_do_not_count_and_every_stop_is_named(tmp_path):
+    model = tokenizers.ByteLevelBPETokenizer()
+    model.train_from_iterator(["the sea"] * 4, 259, special_tokens=["<eos>", "<turn>"])
+    size = model.get_vocab_size()
+    model.add_special_tokens(["<image>"])
+    model.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+    ours = load_tokenizer(tmp_path)
+    assert ours.vocab_size == size
+    assert special_ids(ours)["eos_token_id"] == [0, 1]
+    with pytest.raises(InputError, match=f"the template has token {size}, this vocabulary {size}"):
+        ours.encode_prompts(Template("<image>", ""), ["the sea"])
 
 
 @pytest.fixture

@@ -160,9 +160,13 @@ def test_a_reward_model_keeps_its_scores_through_export(opened, one_device, tmp_
         hf = json.loads((tmp_path / f"{name}_out" / "config.json").read_text())
         assert hf["num_labels"] == 1 and hf["architectures"] == [families.FAMILIES[name].scalar]
         again = setup.open_model(tmp_path / f"{name}_out").load(one_device)
-        shown = scores(config, again, told) + hf.get("reward_bias", 0.0)
-        np.testing.assert_allclose(shown, told["reward_scores_B"] + 0.75, atol=CLOSE)
-        assert ("reward_bias" in hf) == (config.norm == "rms")
+        np.testing.assert_allclose(scores(config, again, told), told["reward_scores_B"] + 0.75, atol=CLOSE)
+        # transformers has no bias there: LayerNorm holds it, RMSNorm cannot.
+        assert (
+            float(again["head"]["bias"])
+            == hf.get("reward_bias", 0.0)
+            == (0.75 if config.norm == "rms" else 0)
+        )
 
 
 def test_our_own_models_export_as_gpt2(tiny_params, one_device, tmp_path):
@@ -259,6 +263,14 @@ def copied(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantised weights load from GGUF files only"),
         ({"num_attention_heads": "two"}, "config.json: model.heads is 'two'"),
         ({"num_key_value_heads": 3}, "kv_heads"),
+        ({"model_type": ["llama"]}, "is none of gpt2"),
+        ({"hidden_act": ["silu"]}, "is none of gelu_new"),
+        ({"tie_word_embeddings": "false"}, "model.tied is 'false': use true or false"),
+        ({"attention_bias": "no"}, "model.qkv_bias is 'no': use true or false"),
+        ({"rms_norm_eps": "1e-5"}, "model.norm_eps is '1e-5': it must be a number above 0"),
+        ({"head_dim": 128.0}, "model.head_dim is 128.0: it must be a whole number"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "model.rope_theta is nan"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0}}, "factor 0"),
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_fit_is_refused_by_name(changes, message, copied, one_device):
@@ -266,6 +278,42 @@ def test_a_config_that_does_not_fit_is_refused_by_name(changes, message, copied,
     write(**changes)
     with pytest.raises(InputError, match=message):
         setup.open_model(folder).load(one_device)
+
+
+def test_an_export_keeps_the_keys_of_transformers_4_and_the_checkpoints_own_context(opened):
+    source, _, _, _ = opened("llama")
+    hf = families.to_hf(families.to_config(source.config, context=16))
+    assert hf["max_position_embeddings"] == source.config["max_position_embeddings"]
+    assert (hf["rope_theta"], hf["rope_scaling"]["rope_type"]) == (1e4, "llama3")
+    old = {key: value for key, value in hf.items() if key != "rope_parameters"}
+    assert families.to_config(old) == families.to_config(hf)
+    gemma = families.to_hf(families.to_config(opened("gemma3_text")[0].config))
+    assert (gemma["rope_theta"], gemma["rope_local_base_freq"]) == (1e6, 1e4)
+    assert gemma["hidden_activation"] == "gelu_pytorch_tanh"
+
+
+def test_mistrals_window_is_every_layers_and_unknown_layer_types_are_refused(opened):
+    mistral = {
+        **opened("mistral")[0].config,
+        "layer_types": ["full_attention"] * 2,
+        "use_sliding_window": False,
+    }
+    config = families.to_config(mistral)
+    assert (config.window, config.windowed) == (8, ())
+    gemma = {**opened("gemma2")[0].config, "layer_types": ["sliding", "full_attention"]}
+    with pytest.raises(InputError, match="layer_types has 'sliding'"):
+        families.to_config(gemma)
+
+
+def test_published_names_that_lack_the_first_part_are_found(opened, one_device, tmp_path):
+    _, config, params, _ = opened("opt")
+    shutil.copy(FIXTURES / "opt" / "config.json", tmp_path)
+    tensors = load_file(FIXTURES / "opt" / "model.safetensors")
+    save_file(
+        {name.removeprefix("model."): tensor for name, tensor in tensors.items()},
+        tmp_path / "model.safetensors",
+    )
+    jax.tree.map(np.testing.assert_array_equal, setup.open_model(tmp_path).load(one_device), params)
 
 
 def test_a_missing_key_is_named(copied):

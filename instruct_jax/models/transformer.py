@@ -73,7 +73,8 @@ class Backbone(nn.Module):
     def _embedded(self, tokens_BT, positions_BT):
         x_BTD = self.embed["tokens"][tokens_BT]
         if self.config.embed_scale:
-            x_BTD = x_BTD * self.config.width**0.5
+            # Rounded to the model's number type, as where these families were trained.
+            x_BTD = x_BTD * jnp.asarray(self.config.width**0.5, self.config.dtype).astype(jnp.float32)
         if self.config.positions == "learned":
             x_BTD = x_BTD + self.embed["positions"][positions_BT + self.config.position_offset]
         return constrain_rows(x_BTD.astype(self.config.dtype))

@@ -6,6 +6,7 @@ GPT-3's; pretrained/families.py says which of them another family throws.
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 
 from instruct_jax.errors import InputError
@@ -18,6 +19,20 @@ CHOICES = {
     "positions": ("learned", "rope"),
     "activation": ("gelu_tanh", "gelu", "relu", "silu"),
 }
+REALS = (
+    "norm_eps",
+    "rope_theta",
+    "rope_local_theta",
+    "rope_share",
+    "attention_scale",
+    "attention_softcap",
+    "logit_softcap",
+)
+
+
+def _positive(value) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and math.isfinite(value) and value > 0
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,15 @@ class RopeScaling:
     low: float = 1.0
     high: float = 4.0
     original_context: int = 0
+
+    def __post_init__(self):
+        if not _positive(self.factor) or not (
+            _positive(self.low) and _positive(self.high) and self.low < self.high
+        ):
+            raise InputError(
+                f"model.rope_scaling has factor {self.factor!r}, low {self.low!r}, high {self.high!r}: "
+                "they must be numbers above 0, low below high"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,7 @@ class TransformerConfig:
     post_norms: bool = False  # what attention and MLP return is normed too
     qk_norm: bool = False  # queries and keys are normed, head by head
     positions: str = "learned"
+    max_context: int | None = None  # the checkpoint's own, which an export keeps; None: context
     position_offset: int = 0  # rows of the position table before the first position's
     rope_theta: float = 10_000.0
     rope_local_theta: float | None = None  # of the layers with a window; None: rope_theta, scaled alike
@@ -79,7 +104,8 @@ class TransformerConfig:
         for field, default in (("mlp", 4 * self.width), ("kv_heads", self.heads)):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)
-        for field in ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk", "kv_heads"):
+        whole = ("vocab", "layers", "width", "heads", "context", "mlp", "logit_chunk", "kv_heads")
+        for field in whole if self.head_dim is None else (*whole, "head_dim"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"model.{field} is {value!r}: it must be a whole number of at least 1")
@@ -95,6 +121,14 @@ class TransformerConfig:
         self._check()
 
     def _check(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise InputError(f"model.{field.name} is {value!r}: use true or false")
+            if field.name in REALS and value is not None and not _positive(value):
+                raise InputError(f"model.{field.name} is {value!r}: it must be a number above 0")
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 0:
+            raise InputError(f"model.window is {self.window!r}: it must be a whole number, 0 for none")
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise InputError(

@@ -108,6 +108,9 @@ def _write(params, config, folder: Path, hf: dict, dtype: str, shard_bytes: int,
         index = {"metadata": {"total_size": total}, "weight_map": placed}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
+    ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if hf[key] is not None}
+    if not scalar:
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
 
 
 def _shards(

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_jax.errors import InputError
-from instruct_jax.models.variants import RopeScaling, TransformerConfig
+from instruct_jax.models.variants import TransformerConfig
+from instruct_jax.pretrained import keys
 from instruct_jax.pretrained.layouts import COLUMNS, LINEAR, SAME, SCORE, Layout, interleaved
 
 # Theirs → ours. An export writes the first name that stands for ours.
 ACTIVATIONS = {
-    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu",
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+    "silu": "silu", "swish": "silu",
 }  # fmt: skip
 
 # Ends of the names of tensors that old checkpoints hold and that are no parameters.
@@ -61,111 +63,6 @@ class Family:
     read: Callable[[dict], dict] = lambda hf: {}
     write: Callable[[TransformerConfig], dict] = lambda config: {}
     refused: dict = field(default_factory=dict)  # their keys that may only have these values
-
-
-def _rope_read(hf: dict) -> dict:
-    found = hf.get("rope_parameters") or {}
-    if "full_attention" in found:
-        return _rope(found["full_attention"]) | {
-            "rope_local_theta": float(found["sliding_attention"]["rope_theta"])
-        }
-    old = hf.get("rope_scaling") or {}
-    return _rope({"rope_theta": hf.get("rope_theta", 10_000.0), **old, **found})
-
-
-def _rope(found: dict) -> dict:
-    kind = found.get("rope_type", found.get("type", "default"))
-    theta = {"rope_theta": float(found["rope_theta"])}
-    if kind == "default":
-        return theta
-    if kind == "linear":
-        return theta | {"rope_scaling": RopeScaling(float(found["factor"]))}
-    if kind == "llama3":
-        return theta | {
-            "rope_scaling": RopeScaling(
-                float(found["factor"]), float(found["low_freq_factor"]), float(found["high_freq_factor"]),
-                int(found["original_max_position_embeddings"]),
-            )
-        }  # fmt: skip
-    raise InputError(f"rope_type {kind!r} is not supported: there are 'default', 'linear' and 'llama3'")
-
-
-def _rope_write(config: TransformerConfig) -> dict:
-    theta, scaling = {"rope_theta": config.rope_theta}, config.rope_scaling
-    if scaling is None:
-        return theta | {"rope_type": "default"}
-    if not scaling.original_context:
-        return theta | {"rope_type": "linear", "factor": scaling.factor}
-    return theta | {
-        "rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low, "high_freq_factor": scaling.high,
-        "original_max_position_embeddings": scaling.original_context,
-    }  # fmt: skip
-
-
-def _windows_read(hf: dict) -> dict:
-    window, layers = hf.get("sliding_window") or 0, hf["num_hidden_layers"]
-    if not window or hf.get("use_sliding_window") is False:
-        return {}
-    kinds = hf.get("layer_types")
-    pattern = hf.get("sliding_window_pattern", hf.get("_sliding_window_pattern"))
-    if kinds is None and hf["model_type"] == "gemma2":
-        pattern = 2
-    if kinds is None and pattern:
-        kinds = ["full_attention" if (n + 1) % pattern == 0 else "sliding_attention" for n in range(layers)]
-    if kinds is None and "max_window_layers" in hf:
-        kinds = [
-            "sliding_attention" if n >= hf["max_window_layers"] else "full_attention" for n in range(layers)
-        ]
-    windowed = () if kinds is None else tuple(kind == "sliding_attention" for kind in kinds)
-    if not kinds or all(windowed):
-        return {"window": window}
-    return {"window": window, "windowed": windowed} if any(windowed) else {}
-
-
-def _windows_write(config: TransformerConfig) -> dict:
-    local = config.windowed or (bool(config.window),) * config.layers
-    return {
-        "sliding_window": config.window or None,
-        "layer_types": ["sliding_attention" if x else "full_attention" for x in local],
-    }
-
-
-def _read_gemma(hf: dict) -> dict:
-    found = _rope_read(hf) | _windows_read(hf)
-    if hf["model_type"] == "gemma3_text" and "rope_local_theta" not in found:
-        found["rope_local_theta"] = float(hf.get("rope_local_base_freq", 10_000.0))
-        found["rope_theta"] = float(hf.get("rope_theta", 1_000_000.0))
-    return found | {"attention_scale": float(hf["query_pre_attn_scalar"]) ** -0.5}
-
-
-def _write_gemma(config: TransformerConfig) -> dict:
-    rope = _rope_write(config)
-    if config.family == "gemma3_text":
-        local = {"rope_type": "default", "rope_theta": config.rope_local_theta}
-        rope = {"full_attention": rope, "sliding_attention": local}
-    scalar = config.attention_scale**-2
-    scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar
-    return {"rope_parameters": rope, "query_pre_attn_scalar": scalar} | _windows_write(config)
-
-
-def _read_neox(hf: dict) -> dict:
-    found = hf.get("rope_parameters") or {}
-    share = found.get("partial_rotary_factor", hf.get("rotary_pct", 0.25))
-    theta = found.get("rope_theta", hf.get("rotary_emb_base", 10_000.0))
-    return _rope({**(hf.get("rope_scaling") or {}), **found, "rope_theta": theta}) | {"rope_share": share}
-
-
-def _read_llama(hf: dict) -> dict:
-    attention = hf.get("attention_bias", False)
-    return _rope_read(hf) | {
-        "qkv_bias": attention,
-        "out_bias": attention,
-        "mlp_bias": hf.get("mlp_bias", False),
-    }
-
-
-def _rope_and_windows(hf: dict) -> dict:
-    return _rope_read(hf) | _windows_read(hf)
 
 
 COMMON = {"vocab": "vocab_size", "layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads",
@@ -219,39 +116,40 @@ FAMILIES = {
         fused="attention.query_key_value",
         linears={"out": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
         norms={"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
-        read=_read_neox,
-        write=lambda config: {"rope_parameters": _rope_write(config) | {"partial_rotary_factor": config.rope_share}},
+        read=keys.read_neox,
+        write=lambda config: keys.rope_keys(config, partial_rotary_factor=config.rope_share)
+        | {"rotary_pct": config.rope_share, "rotary_emb_base": config.rope_theta},
         refused={"attention_bias": (True,)},
     ),
     "llama": Family(
         "LlamaForCausalLM", "LlamaForSequenceClassification", switches=RMS, fields=LLAMA_FIELDS, norms=LLAMA_NORMS, **LLAMA_NAMES,
-        read=_read_llama,
-        write=lambda config: {"rope_parameters": _rope_write(config), "attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias},
+        read=keys.read_llama,
+        write=lambda config: keys.rope_keys(config) | {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias},
     ),
     "mistral": Family(
         "MistralForCausalLM", "MistralForSequenceClassification", switches=RMS | NO_BIAS, fields=LLAMA_FIELDS, norms=LLAMA_NORMS,
-        **LLAMA_NAMES, read=_rope_and_windows,
-        write=lambda config: {"rope_parameters": _rope_write(config), "sliding_window": config.window or None},
+        **LLAMA_NAMES, read=keys.rope_and_windows,
+        write=lambda config: keys.rope_keys(config) | {"sliding_window": config.window or None},
     ),
     "qwen2": Family(
         "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", switches=RMS | NO_BIAS | {"qkv_bias": True}, fields=LLAMA_FIELDS,
-        norms=LLAMA_NORMS, **LLAMA_NAMES, read=_rope_and_windows,
-        write=lambda config: {"rope_parameters": _rope_write(config), "use_sliding_window": bool(config.window)} | _windows_write(config),
+        norms=LLAMA_NORMS, **LLAMA_NAMES, read=keys.rope_and_windows,
+        write=lambda config: keys.rope_keys(config) | {"use_sliding_window": bool(config.window)} | keys.windows_write(config),
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM", "Qwen3ForSequenceClassification", switches=RMS | NO_BIAS | {"qk_norm": True}, fields=LLAMA_FIELDS,
-        norms=LLAMA_NORMS | QK_NORMS, **LLAMA_NAMES, read=_rope_and_windows,
-        write=lambda config: {"rope_parameters": _rope_write(config), "use_sliding_window": bool(config.window)} | _windows_write(config),
+        norms=LLAMA_NORMS | QK_NORMS, **LLAMA_NAMES, read=keys.rope_and_windows,
+        write=lambda config: keys.rope_keys(config) | {"use_sliding_window": bool(config.window)} | keys.windows_write(config),
         refused={"attention_bias": (False,)},
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM", "Gemma2ForSequenceClassification", switches=GEMMA_SWITCHES, fields=GEMMA_FIELDS, norms=GEMMA_NORMS,
-        **LLAMA_NAMES, read=_read_gemma, write=_write_gemma,
+        **LLAMA_NAMES, read=keys.read_gemma, write=keys.write_gemma,
         refused={"attention_bias": (False,), "use_bidirectional_attention": (False, None)},
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", switches=GEMMA_SWITCHES | {"qk_norm": True}, fields=GEMMA_FIELDS,
-        norms=GEMMA_NORMS | QK_NORMS, **LLAMA_NAMES, read=_read_gemma, write=_write_gemma,
+        norms=GEMMA_NORMS | QK_NORMS, **LLAMA_NAMES, read=keys.read_gemma, write=keys.write_gemma,
         refused={"attention_bias": (False,), "use_bidirectional_attention": (False, None)},
     ),
 }  # fmt: skip
@@ -279,7 +177,7 @@ DEFAULTS = {
 def family_of(hf: dict, where: Path | str = "config.json") -> str:
     """The name of the family of a config; InputError lists the families."""
     kind = hf.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(f"{where}: model_type {kind!r} is none of {', '.join(FAMILIES)}")
     if hf.get("quantization_config"):
         raise InputError(f"{where}: quantization_config: quantised weights load from GGUF files only")
@@ -303,12 +201,14 @@ def to_config(hf: dict, where: Path | str = "config.json", **overrides) -> Trans
     if missing:
         raise InputError(f"{where}: {missing[0]} is missing")
     found = {ours: hf[theirs] for ours, theirs in family.fields.items()}
-    if found["activation"] not in ACTIVATIONS:
+    if not isinstance(found["activation"], str) or found["activation"] not in ACTIVATIONS:
         raise InputError(f"{where}: activation {found['activation']!r} is none of {', '.join(ACTIVATIONS)}")
     found["activation"] = ACTIVATIONS[found["activation"]]
     try:
         special = family.read(hf)
         shape = {**family.switches, **found, **special, "family": name}
+        if special.get("positions", family.switches.get("positions")) == "rope":
+            shape["max_context"] = shape["context"]
         config = TransformerConfig(**shape)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -327,8 +227,10 @@ def to_hf(config: TransformerConfig) -> dict:
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     values = {key: getattr(config, ours) for ours, key in family.fields.items()}
     values[family.fields["activation"]] = theirs[config.activation]
+    if config.positions == "rope":
+        values[family.fields["context"]] = config.max_context or config.context
     hf = {"model_type": config.family, **values, **family.write(config)}
-    unsaid = {"dropout", "dtype", "remat", "logit_chunk", "unroll"}
+    unsaid = {"context", "max_context", "dropout", "dtype", "remat", "logit_chunk", "unroll", "freeze_embed"}
     back = to_config(hf)
     for name in config.__dataclass_fields__:
         if name not in unsaid and getattr(back, name) != getattr(config, name):

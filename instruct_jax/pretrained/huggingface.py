@@ -5,6 +5,7 @@ stacked parameter's slice beside what lies on the devices. Nothing is executed: 
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def read_json(path: Path) -> dict:
         raise InputError(
             f"{path} is missing: name a folder that holds a model in Hugging Face's format"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no JSON object")
@@ -121,11 +122,13 @@ def load(source: Source, config: TransformerConfig, mesh, scalar: bool = False):
     abstract = abstract_params(config, mesh, scalar)
     flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}  # fmt: skip
-    places = _check(source, config, flat, scalar)
+    places, bias = _check(source, config, flat, scalar), source.config.get("reward_bias", 0.0)
+    if isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias):
+        raise InputError(f"{source.config_file}: reward_bias is {bias!r}: it must be a number")
 
     def leaf(path, struct):
-        if path not in places:  # the score of other tools has no bias
-            return _on_devices(struct, lambda index: np.zeros(struct.shape, np.float32)[index])
+        if path not in places:  # the score of other tools has no bias, ours says it in config.json
+            return _on_devices(struct, lambda index: np.full(struct.shape, bias, np.float32)[index])
         return _on_devices(struct, lambda index: _read(source, *places[path], struct.shape, index))
 
     return jax.tree.unflatten(jax.tree.structure(abstract), [leaf(*item) for item in flat.items()])
@@ -136,11 +139,12 @@ def _check(
 ) -> dict[str, tuple[Tensor, int]]:
     """{path of ours: (their tensor, which part of it)}, after all names and shapes were compared."""
     family, places, known = families.FAMILIES[config.family], {}, set()
-    # A bare model saved without its head leaves the body's name out.
-    bare = not any(name.startswith(family.body) for name in source.shapes)
+    # A bare model saved without its head leaves the first part of the body's name out.
+    first = family.body.split(".")[0] + "."
+    bare = not any(name.startswith(first) for name in source.shapes)
     for tensor in families.tensors(config, scalar):
         if bare:
-            tensor = Tensor(tensor.name.removeprefix(family.body), tensor.parts, tensor.layout)
+            tensor = Tensor(tensor.name.removeprefix(first), tensor.parts, tensor.layout)
         layered = "{n}" in tensor.name
         ours = flat[tensor.parts[0]].shape[1:] if layered else flat[tensor.parts[0]].shape
         if tensor.parts[0] in families.VOCABULARIES:

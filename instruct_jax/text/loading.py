@@ -103,6 +103,10 @@ class TokenizersEngine:
         added = model.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = vocab_size or max(model.get_vocab_size(), max(added, default=-1) + 1)
+        # Some checkpoints name special tokens past their embeddings (Gemma 3's image token): text never has those.
+        plain = [i for i in added if i not in self.special_ids]
+        base = model.get_vocab_size(with_added_tokens=False)
+        self.plain_size = vocab_size or max(base, max(plain, default=-1) + 1)
         self._unknown = getattr(model.model, "unk_token", None)
         self.unk_id = None if self._unknown is None else model.token_to_id(self._unknown)
 

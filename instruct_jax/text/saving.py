@@ -31,11 +31,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         )
     model.save(str(folder / "tokenizer.json"))
     ids = {
-        "bos_token": tokenizer.bos_id,
-        "eos_token": tokenizer.eos_id,
-        "pad_token": tokenizer.pad_id,
-        "unk_token": tokenizer.unk_id,
-    }
+        "bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": special_pad(tokenizer), "unk_token": tokenizer.unk_id,
+    }  # fmt: skip
     named = {name: model.id_to_token(i) for name, i in ids.items() if i is not None}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
@@ -46,6 +43,18 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     )
     if tokenizer.chat_template:
         (folder / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")
+
+
+def special_pad(tokenizer: Tokenizer) -> int | None:
+    """The pad id for other tools, which drop it from text: None where ours is the id of an ordinary token."""
+    return tokenizer.pad_id if tokenizer.pad_id in tokenizer.engine.special_ids else None
+
+
+def special_ids(tokenizer: Tokenizer) -> dict:
+    """The ids that a config.json names; every stop id as an end of text."""
+    stops = list(tokenizer.stop_ids)
+    ends = stops if len(stops) > 1 else tokenizer.eos_id
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends, "pad_token_id": special_pad(tokenizer)}
 
 
 def _copy(engine: TokenizersEngine) -> tokenizers.Tokenizer:

@@ -25,26 +25,29 @@ _MAX_LINES = 1_000_000
 class Tokenizer:
     """Text ↔ ids of one vocabulary, behind an engine that knows its file format.
 
-    `eos_id` ends a text; `stop_ids`, it among them, end an answer. `pad_id` is another id than `eos_id` unless the
-    vocabulary has but one; it may be that of an ordinary token, for rows carry their mask. `bos_id` is set where
-    prompts begin with it, else None. `chat_template` (Jinja) and `named_tokens` ({"bos_token": "<s>", …}), which it
-    reads, come with a checkpoint; None and {} without one.
+    `vocab_size` is one more than the largest id that text, BOS, EOS, pad and stops can have. `eos_id` ends a text;
+    `stop_ids`, it among them, end an answer. `pad_id` is another id than `eos_id` unless the vocabulary has but
+    one; it may be that of an ordinary token, for rows carry their mask. `bos_id` is set where prompts begin with
+    it, else None. `chat_template` (Jinja) and `named_tokens` ({"bos_token": "<s>", …}), which it reads, come with
+    a checkpoint; None and {} without one.
     """
 
     def __init__(self, engine, *, eos_id: int, pad_id: int | None = None, bos_id: int | None = None, stop_ids=(),
                  chat_template: str | None = None, named_tokens: dict[str, str] | None = None):  # fmt: skip
         self.engine = engine
-        self.vocab_size = engine.vocab_size
         self.unk_id = engine.unk_id
         self.eos_id, self.bos_id = eos_id, bos_id
         self.pad_id = pad_id if pad_id not in (None, eos_id) else self._other_than(eos_id)
         self.stop_ids = tuple(dict.fromkeys((eos_id, *stop_ids)))
+        named = [i for i in (self.bos_id, self.pad_id, self.unk_id, *self.stop_ids) if i is not None]
+        self.vocab_size = max(engine.plain_size, *(i + 1 for i in named))
         self.chat_template, self.named_tokens = chat_template, named_tokens or {}
         # The unknown id stands for text; only its own spelling in a prompt is suspicious.
         self._signs = engine.special_ids - {self.unk_id}
 
     def _other_than(self, eos_id: int) -> int:
-        known = [self.unk_id, *sorted(self.engine.special_ids), *range(min(2, self.vocab_size))]
+        below = self.engine.plain_size
+        known = [self.unk_id, *sorted(i for i in self.engine.special_ids if i < below), *range(min(2, below))]
         return next((i for i in known if i not in (None, eos_id)), eos_id)
 
     def encode(self, text: str) -> list[int]:
@@ -60,6 +63,11 @@ class Tokenizer:
         ids, the same strings in a prompt stay text."""
         prompts = [template.cleaned(prompt) for prompt in prompts]
         around = self.engine.encode([template.prefix, template.suffix], specials=True)
+        past = [i for row in around for i in row if i >= self.vocab_size]
+        if past:
+            raise InputError(
+                f"the template has token {past[0]}, this vocabulary {self.vocab_size}: use another template"
+            )
         own = sum(map(self._specials_in, around))
         rows = self.engine.encode([template.prefix + p + template.suffix for p in prompts], specials=True)
         for i, prompt in enumerate(prompts):
@@ -98,7 +106,7 @@ class SentencePieceEngine:
 
     def __init__(self, model: bytes):
         self.model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self.model.vocab_size()
+        self.vocab_size = self.plain_size = self.model.vocab_size()
         self.unk_id = self.model.unk_id()
         self._ids = {self.model.id_to_piece(i): i for i in range(self.vocab_size) if self.model.is_control(i)}
         self.special_ids = frozenset(self._ids.values())
