@@ -41,7 +41,7 @@ def scripted(token_of, calls=None, vocab=8):
     """A model that says token_of(row, step) with certainty; `calls` collects one entry per decode."""
 
     def apply(_, tokens, *rest, method):
-        cache = rest[-1]
+        cache = rest[1] if method == "prefill" else rest[0]
         step = 0 if method == "prefill" else cache.length
         if method == "decode" and calls is not None:
             jax.debug.callback(lambda: calls.append(1))

@@ -1,9 +1,10 @@
-"""The sentiment recipe on SmolLM2-135M-Instruct: configs/real/sentiment_smollm2.py made small, for half an hour on two CPU cores.
+"""The sentiment recipe on SmolLM2-135M-Instruct: sentiment_gemma3.py made small, for about half an hour on two CPU cores, 14.5 GB.
 
     bash launch/fetch_data.sh smollm2 vader brown
     python -m instruct_jax.main --config configs/real/sentiment_smollm2.py --workdir runs/sentiment_smollm2
 
 Its "base" is a model that was tuned on instructions. Shorter responses and fewer of everything; that file says what the settings are for.
+Measured (README): PPO-ptx preferred to SFT for 83.3 % [77.6, 88.0] of 192 held-out openings. model.remat="full" takes less memory, longer.
 """
 
 from ml_collections import ConfigDict

@@ -79,7 +79,7 @@ def generate(model, params, prompts: PromptBatch, key, sampling: SamplingConfig,
         )
         return append(replace(state, cache=cache), logits_BV)
 
-    layers_N = unstacked(params["layers"], model.config)
+    layers_N = unstacked(params, model.config)
     cache = init_cache(model.config, B, P + R)
     logits_BV, cache = model.apply(
         {"params": params}, prompts.tokens_BP, prompts.mask_BP, cache, method="prefill"

@@ -144,8 +144,8 @@ def remat(body, config: TransformerConfig):
     return jax.checkpoint(body, policy=policy, prevent_cse=config.unroll)
 
 
-def unstacked(layers, config: TransformerConfig) -> list | None:
+def unstacked(params, config: TransformerConfig) -> list | None:
     """The layers one by one, for a model that is written out (config.unroll); None for one that scans over the stack."""
     if not config.unroll:
         return None
-    return [jax.tree.map(itemgetter(n), layers) for n in range(config.layers)]
+    return [jax.tree.map(itemgetter(n), params["layers"]) for n in range(config.layers)]

@@ -159,7 +159,9 @@ class PolicyModel(Backbone):
 
         if self.config.unroll:
             kept = []
-            unstacked = layers.unstacked(self.layers, self.config) if unstacked is None else unstacked
+            unstacked = (
+                layers.unstacked({"layers": self.layers}, self.config) if unstacked is None else unstacked
+            )
             each = zip(unstacked, _local(self.config), cache.keys, cache.values, strict=True)
             for layer, local, keys, values in each:
                 x_B1D, pair = step(x_B1D, layer, local, keys, values)
