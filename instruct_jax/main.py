@@ -9,12 +9,13 @@ Compiled programs are kept in $INSTRUCT_JAX_CACHE (default: instruct_jax in the 
 On several hosts, start the same command on each; the folder must be one that all of them share. TPU VMs and SLURM tell who
 is who; elsewhere add --coordinator, --processes and --process (docs/launching.md).
 
-Exit status: 0 done, 1 training went wrong (the metric and step are named), 2 bad input (the field or file is named),
+Exit status: 0 done, 1 training went wrong (the metric and step are named) or the disk is full, 2 bad input (the field or file is named),
 130 Ctrl-C (back to the last checkpoint), 134 another process died, 143 SIGTERM (saved first). After the last two a
 scheduler may start the same command again.
 """
 
 import contextlib
+import errno
 import os
 import runpy
 import sys
@@ -219,9 +220,22 @@ def _status_of(error: BaseException) -> int | None:
         return 130
     from instruct_jax.training.guard import Preempted, TrainingError
 
-    if isinstance(error, TrainingError):
+    if isinstance(error, TrainingError) or _is_full_disk(error):
         return 1
     return 143 if isinstance(error, Preempted) else None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _said_of(error: BaseException) -> str:
+    """What is told instead of the error's own words, "" where they are good."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: the same command goes on from the last checkpoint"
+    if _is_full_disk(error):
+        return f"error: {error}: make room; the same command goes on from what was saved"
+    return ""
 
 
 def leave_others(status: int) -> None:
@@ -242,8 +256,7 @@ def main(argv: list[str]) -> int:
         status = _status_of(error)
         if status is None:
             raise
-        interrupted = "interrupted: the same command goes on from the last checkpoint"
-        explain(error, interrupted if status == 130 else "", shown="--traceback" in argv)
+        explain(error, _said_of(error), shown="--traceback" in argv)
         leave_others(status)
         return status
     return 0

@@ -152,6 +152,19 @@ def test_each_end_has_its_own_status(experiment, monkeypatch, capsys, tmp_path, 
     assert not (tmp_path / "run" / "finished.json").exists()
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left", "x/select.json"), OSError(27, "File too large", "x")]
+)
+def test_a_full_disk_is_told_in_a_line(experiment, monkeypatch, capsys, error):
+    def fails(config, workdir):
+        raise error
+
+    monkeypatch.setattr(main, "load_stage", lambda name: fake_stage(fails))
+    assert experiment[0]() == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and str(error) in said and "make room" in said
+
+
 def test_a_section_that_the_stage_does_not_have_is_named_with_its_nearest(experiment, tmp_path, capsys):
     call, notes = experiment
     path = tmp_path / "study.py"

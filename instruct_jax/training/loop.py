@@ -19,7 +19,7 @@ import jax
 from instruct_jax.devices import peak_rss_bytes
 from instruct_jax.errors import InputError
 from instruct_jax.training import guard, limits
-from instruct_jax.training.checkpoint import LATEST_ALONE, Checkpoints, SaveError, Saving
+from instruct_jax.training.checkpoint import LATEST_ALONE, Checkpoints, Saving
 from instruct_jax.training.metrics import MetricWriter, Progress, read_metrics
 
 
@@ -87,12 +87,12 @@ def fit(
             contextlib.closing(Checkpoints(workdir / "checkpoints", keep, saving))
         )
         start = checkpoints.newest_whole(lambda text: _warn(name, text)) or 0
+        saved = checkpoints.meta(start) if start else {}
         if start:
-            _check_same_run(checkpoints.meta(start), meta, total_steps, workdir)
+            _check_same_run(saved, meta, total_steps, workdir)
             state = _resume(checkpoints, state, start)
-        if start == total_steps and (workdir / "done.json").exists():
+        if _was_done(workdir / "done.json", start == total_steps):
             return state
-        (workdir / "done.json").unlink(missing_ok=True)
         progress = stack.enter_context(contextlib.closing(Progress(name, start, total_steps, show)))
         if start:
             progress.say(f"resuming after step {start}")
@@ -100,13 +100,21 @@ def fit(
         stack.enter_context(contextlib.closing(writer))
         stop = stack.enter_context(guard.StopRequest())
         run = _Run(config, name, workdir, meta, checkpoints, writer, progress, stop, evaluate, tokens_per_step,
-                   guard_config)  # fmt: skip
+                   guard_config, skipped=saved.get("skipped", 0))  # fmt: skip
         return run.steps(step, state, batch_at, key, start)
 
 
 def _warn(name: str, text: str) -> None:
     if jax.process_index() == 0:
         print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _was_done(report: Path, last: bool) -> bool:
+    """Whether the run was done before, as process 0 sees it; a report of anything else is removed."""
+    done = guard.as_the_first_says(last and report.exists())
+    if not done and jax.process_index() == 0:
+        report.unlink(missing_ok=True)
+    return done
 
 
 def _check_same_run(saved: dict, meta: dict, total_steps: int, workdir: Path) -> None:
@@ -149,7 +157,7 @@ class _Run:
     tokens_per_step: int | None
     guard_config: limits.GuardConfig
     row: dict = dataclasses.field(default_factory=dict)  # the metrics of the step that is saved next
-    skipped: int = 0  # steps in a row
+    skipped: int = 0  # steps in a row; goes with every checkpoint
     first_seconds: float | None = None
     window: tuple[int, float] = (0, 0.0)  # steps done and clock at the previous row, pauses taken out
 
@@ -210,7 +218,7 @@ class _Run:
             row |= {metric: float(value) for metric, value in self.evaluate(state, done).items()}
             self._forget(time.perf_counter() - paused)
         if row:
-            self.writer.write(done, row)
+            self._tell_failed_save(lambda: self.writer.write(done, row))
         self.row = numbers | row
 
     def _check(self, done, numbers, seen):
@@ -255,17 +263,19 @@ class _Run:
             return
         paused = time.perf_counter()
         self._check_best(done)
-        self.writer.sync()
         self._tell_failed_save(self.checkpoints.wait)
         row = {
             name: value
             for name, value in self.row.items()
             if math.isfinite(value) and not name.startswith("perf/")
         }
-        saved = self._tell_failed_save(
-            lambda: self.checkpoints.save(done, state, {**self.meta, "metrics": row}, wait=stopping or last),
-            last,
-        )
+        beside = {**self.meta, "metrics": row, "skipped": self.skipped}
+
+        def write():
+            self.writer.sync()
+            self.checkpoints.save(done, state, beside, wait=stopping or last)
+
+        saved = self._tell_failed_save(write, last)
         self._forget(time.perf_counter() - paused)
         if stopping and not last:
             here = "saved" if saved else "not saved"
@@ -277,7 +287,7 @@ class _Run:
         """Whether writing went well; a failure is said, and raised where the config says so or no other chance is left."""
         try:
             write()
-        except SaveError as error:
+        except guard.SaveError as error:
             if last or self.config.saving.on_error == "stop":
                 raise
             self.progress.say(f"{error}; going on, as saving.on_error says")
