@@ -81,6 +81,13 @@ def test_a_folder_that_was_let_go_is_taken_at_once(tmp_path, quick, monkeypatch)
         assert time.monotonic() - began < 2.0
 
 
+def test_what_died_on_this_machine_is_not_watched(tmp_path, quick):
+    (tmp_path / ".lock.beat").write_text(f"{7:012d} {guard._machine()} 1 on this one\n")
+    began = time.monotonic()
+    with guard.lock(tmp_path):
+        assert time.monotonic() - began < 2.0
+
+
 # The toy run of test_loop on two processes, with steps that take a while: a line a step, then how it ended.
 TWO = """
 import sys, time
