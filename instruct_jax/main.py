@@ -26,7 +26,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from instruct_jax.errors import InputError, explain
-from instruct_jax.stages.settings import known_fields, mark_finished, nearest, snapshot, user_code
+from instruct_jax.stages.settings import (
+    known_fields,
+    mark_finished,
+    nearest,
+    needed_fields,
+    snapshot,
+    user_code,
+)
 
 STAGES = (
     "lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe", "lab_trial", "sentiment", "hh", "instructions",
@@ -187,6 +194,7 @@ def start(config: ConfigDict, workdir: Path, who: tuple = (None, None, None)) ->
     """
     stage = load_stage(config.stage)
     known_fields(config, stage.FIELDS)
+    needed_fields(config, stage.FIELDS)
     import jax
 
     from instruct_jax import devices

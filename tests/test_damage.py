@@ -19,6 +19,7 @@ from test_loop import STEPS, batch_at, bits, losses, run
 from instruct_jax.errors import InputError
 from instruct_jax.training import guard, manifest
 from instruct_jax.training.checkpoint import Checkpoints, SaveError, Saving, load_params, read_meta
+from instruct_jax.training.metrics import MetricWriter
 
 
 def state_of(step, size=8):
@@ -192,6 +193,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_room_for_the_next(small_disk)
     checkpoints.save(1, jax.tree.map(jnp.asarray, noise(1000)), {}, wait=True)
     checkpoints.save(2, jax.tree.map(jnp.asarray, noise(400_000)), {})
     assert "No space left" in told(checkpoints)
+    assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["1"]
     checkpoints.save(3, jax.tree.map(jnp.asarray, noise(1000)), {}, wait=True)
     assert steps_in(small_disk / "checkpoints") == [1, 3] and checkpoints.newest_whole(pytest.fail) == 3
     checkpoints.close()
@@ -265,6 +267,25 @@ def test_a_run_on_a_disk_that_is_full_for_a_while_goes_on_and_lacks_no_row_or_st
         [10, STEPS] if on_error == "continue" else [5, 10, STEPS][-2:]
     )
     assert ("going on" in capsys.readouterr().err) == (on_error == "continue")
+
+
+def test_no_checkpoint_outlives_the_rows_before_it(tmp_path, monkeypatch):
+    plain, full, found = MetricWriter.sync, threading.Event(), []
+
+    def sync(writer):
+        if full.is_set():
+            raise SaveError("metrics.jsonl could not be written")
+        plain(writer)
+
+    def full_at_the_first_save(i):
+        (full.set if i == 5 else full.clear)()
+        if i == 9:
+            found.extend((tmp_path / "checkpoints").glob("[0-9]*"))
+        return batch_at(i)
+
+    monkeypatch.setattr(MetricWriter, "sync", sync)
+    run(tmp_path, saving=Saving(on_error="continue"), batch_at=full_at_the_first_save)
+    assert not found and steps_in(tmp_path / "checkpoints") == [10, STEPS]
 
 
 def test_going_on_without_a_checkpoint_is_for_one_process(tmp_path, monkeypatch):

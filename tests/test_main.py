@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict({
-        "stage": "sft", "seed": 1,
+        "stage": "sft", "name": "study", "seed": 1,
         "optimizer": {"learning_rate": 1e-3, "betas": (0.9, 0.95), "tf_style": True},
     })
 """

@@ -10,7 +10,7 @@ import ml_collections
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import nearest, section
+from instruct_jax.stages.settings import names_in, nearest, section
 from instruct_jax.training.checkpoint import Saving
 
 
@@ -77,8 +77,9 @@ def check_sections(
                       ("model", setup.ModelSettings), ("reward_model", setup.ModelSettings)):  # fmt: skip
         section(config, name, cls)
     for stage in (name for name in stages if name in config):
-        for name in config[stage]:
+        for name in names_in(config, stage):
             if name == "model":
+                names_in(config, f"{stage}.model")
                 continue
             known = classes | {"saving": Saving} | own.get(stage, {})
             if name not in known:

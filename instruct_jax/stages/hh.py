@@ -31,7 +31,14 @@ from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup, train_rm
 from instruct_jax.stages.settings import SHARED, section
 
-FIELDS = (*SHARED, "hh", "data", "optimizer", "train", "init")
+FIELDS = (
+    *(name for name in SHARED if name != "seed"),
+    "hh",
+    "data",
+    "optimizer",
+    "train",
+    "init",
+)  # hh.seeds is there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,19 +38,30 @@ def user_code(file: str, work: Callable):
         raise InputError(f"{where}: {type(error).__name__}: {error}") from error
 
 
+PLAIN = {
+    "name": str, "seed": int, "init": str | None, "wandb": str | None, "data_dir": str, "records_dir": str, "reward": str,
+}  # fmt: skip
 SHARED = ("stage", "name", "seed", "mesh", "text", "model", "wandb", "saving")
 
 
 def known_fields(config: ConfigDict, fields) -> None:
-    """InputError for a field of `config` itself that is not among `fields`: a section with a typo would be left out in silence."""
+    """InputError for a field of `config` itself that is not among `fields` (a section with a typo would be left out in silence), and
+    for one of PLAIN that is of another type."""
     for key in config:
         if key not in fields:
             raise InputError(
                 f"config.{key}: no such field{nearest(key, fields)}; the fields are {', '.join(fields)}"
             )
-    for key, kind in (("name", str), ("seed", int), ("init", str | None), ("wandb", str | None)):
+    for key, kind in PLAIN.items():
         if key in config:
-            _convert(config[key], kind, f"config.{key}")
+            field(config, key, kind)
+
+
+def needed_fields(config: ConfigDict, fields) -> None:
+    """InputError for one of PLAIN that is among `fields` and not in the config; "wandb" alone may be left out."""
+    for key in PLAIN:
+        if key in fields and key != "wandb":
+            _found(config, key, "field")
 
 
 def check_fields(config: ConfigDict, fields, sections: dict[str, type]) -> None:
@@ -74,18 +85,38 @@ def section(config: ConfigDict, name: str, cls):
     have is refused. An int is taken for a float, nothing else is converted. InputError names the field, what was
     expected and what was given.
     """
+    return _build(_found(config, name, "section"), cls, f"config.{name}")
+
+
+def names_in(config: ConfigDict, name: str) -> list[str]:
+    """What the section `name` (dotted if nested) holds; InputError where there is none."""
+    found = _found(config, name, "section")
+    _check_section(found, f"config.{name}")
+    return list(found)
+
+
+def field(config: ConfigDict, name: str, kind):
+    """The field `name` of `config` itself as the annotation `kind` says; InputError as of `section`."""
+    return _convert(_found(config, name, "field"), kind, f"config.{name}")
+
+
+def _found(config: ConfigDict, name: str, what: str):
     found, walked = config, "config"
     for part in name.split("."):
         if not isinstance(found, ConfigDict) or part not in found:
             there = list(found.keys()) if isinstance(found, ConfigDict) else []
-            raise InputError(f"{walked} has no section {part!r}{nearest(part, there)}")
+            raise InputError(f"{walked} has no {what} {part!r}{nearest(part, there)}")
         found, walked = found[part], f"{walked}.{part}"
-    return _build(found, cls, walked)
+    return found
+
+
+def _check_section(given, path: str) -> None:
+    if not isinstance(given, (ConfigDict, dict)):
+        raise InputError(f"{path} must be a section of fields, got {given!r}")
 
 
 def _build(given, cls, path: str):
-    if not isinstance(given, (ConfigDict, dict)):
-        raise InputError(f"{path} must be a section of fields, got {given!r}")
+    _check_section(given, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in given:
         if key not in fields:

@@ -67,6 +67,7 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, ("optimizer",))
+        states.check_at_least_1(self, "log_every", "save_every", "valid_batches")
 
 
 def make_step(model: PolicyModel, tx, schedule, pieces: int = 1, guard: GuardConfig = STOP):

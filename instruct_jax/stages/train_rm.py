@@ -6,6 +6,7 @@ or GPT-3 start does as well).
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from instruct_jax.algorithms.pieces import accumulate
 from instruct_jax.algorithms.rm import last_scores, ranking_counts, rm_loss, shift_bias
 from instruct_jax.batches import RankingBatch
 from instruct_jax.data import builders, pipeline
+from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import fetch
 from instruct_jax.stages import setup, states
@@ -57,6 +59,9 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, ("optimizer",))
+        states.check_at_least_1(self, "log_every", "save_every")
+        if not 0 < self.epochs < math.inf:
+            raise InputError(f"train.epochs is {self.epochs}: it must be above 0")
 
 
 def make_step(model: ScalarModel, tx, schedule, divide_by: str, pieces: int = 1, guard: GuardConfig = STOP):
