@@ -109,7 +109,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Asks every model of config.models every task and writes summary.json ({"models": {model: {task: {metric, mean, low, high, n, …}}}}),
     README.md and scores.png into `workdir`."""
     settings = section(config, "benchmark", BenchmarkSettings)
-    models = named(config.models)
+    models = named(field(config, "models", tuple[str, ...]))
     asked, missing = gather(settings, config.seed)
     if not asked:
         raise InputError(

@@ -76,6 +76,7 @@ def check_sections(
     for name, cls in (("text", setup.TextSettings), ("mesh", setup.MeshSettings), (world_name, world),
                       ("model", setup.ModelSettings), ("reward_model", setup.ModelSettings)):  # fmt: skip
         section(config, name, cls)
+    setup.saving(config)
     for stage in (name for name in stages if name in config):
         for name in names_in(config, stage):
             if name == "model":

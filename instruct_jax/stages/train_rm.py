@@ -60,6 +60,8 @@ class TrainSettings:
     def __post_init__(self):
         states.check_offload(self.offload, ("optimizer",))
         states.check_at_least_1(self, "log_every", "save_every")
+        if self.divide_by not in ("valid_pairs", "all_pairs"):
+            raise InputError(f'train.divide_by is {self.divide_by!r}: use "valid_pairs" or "all_pairs"')
         if not 0 < self.epochs < math.inf:
             raise InputError(f"train.epochs is {self.epochs}: it must be above 0")
 
