@@ -258,7 +258,8 @@ def undisturbed(finished, expected, workdir, cache):
 
 
 def write(asked, lengths, rounds, kills):
-    by_phase = {phase: sum(phase in kill["hit"] for kill in kills) for phase in (*PHASES, "between")}
+    by_phase = {phase: sum(phase in kill["hit"] for kill in kills) for phase in PHASES}
+    by_phase["between"] = sum(not set(PHASES) & set(kill["hit"]) for kill in kills)
     resumed = [kill["seconds_to_resume"] for kill in kills if kill["seconds_to_resume"]]
     stepped = [kill["seconds_to_first_step"] for kill in kills if kill["seconds_to_first_step"]]
     lost = [kill["steps_done"] - kill["checkpoint_left"] for kill in kills if kill["steps_done"] is not None]
