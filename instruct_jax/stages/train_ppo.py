@@ -69,19 +69,10 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, (*states.STATE_PARTS, "frozen"))
-        counts = (
-            "episodes",
-            "batch_size",
-            "minibatch_size",
-            "inner_epochs",
-            "ptx_length",
-            "log_every",
-            "save_every",
-            "keep",
+        states.check_at_least_1(
+            self, "episodes", "batch_size", "minibatch_size", "inner_epochs", "ptx_ratio", "ptx_length"
         )
-        states.check_at_least_1(self, *counts)
-        if self.ptx_ratio < 0:
-            raise InputError(f"train.ptx_ratio is {self.ptx_ratio}: it must be at least 0")
+        states.check_at_least_1(self, "log_every", "save_every", "keep")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise InputError(
                 f"train.ema_decay is {self.ema_decay}: it must be at least 0 and below 1, or None"

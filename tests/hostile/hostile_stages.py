@@ -73,7 +73,7 @@ PPO_FIELDS = {
     "train.minibatch_size": ["0", "-4", "3"],
     "train.inner_epochs": ["0", "-1"],
     "train.ema_decay": ["1.0", "-0.1", "float('nan')"],
-    "train.ptx_ratio": ["-1"],
+    "train.ptx_ratio": ["0", "-1"],
     "train.ptx_length": ["0", "-32"],
     "train.rollout_size": ["0", "3"],
     "train.microbatch_size": ["0", "3"],
