@@ -196,10 +196,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._path.mkdir(parents=True, exist_ok=True)
             self._sweep()
-        self._writer = self._new_writer()
-
-    def _new_writer(self):
-        return ocp.AsyncCheckpointer(
+        self._writer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
@@ -237,14 +234,13 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failing(self):
-        """Whatever orbax raises while writing, as a SaveError; a fresh writer for the next."""
+        """Whatever orbax raises while writing, as a SaveError."""
         try:
             yield
         except Exception as error:
             reason = (str(error) or repr(error)).splitlines()[0]
             if len(reason) > 300:  # the library names the file twice; what happened comes last
                 reason = f"{reason[:80]} ... {reason[-200:]}"
-            self._writer = self._new_writer()
             if jax.process_index() == 0:
                 self._sweep()
             raise SaveError(
