@@ -104,6 +104,9 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
         "workdir", None, "Folder of the run; made if missing, resumed if not.", flag_values=values
     )
     _define_processes(values)
+    flags.DEFINE_string(
+        "profile", None, "FIRST:COUNT, training steps to profile (docs/performance.md).", flag_values=values
+    )
     flags.DEFINE_bool("traceback", False, "Show where an error was raised.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -176,6 +179,9 @@ def parse(argv: list[str]):
     config = values.config
     if "stage" not in config:
         raise InputError(f"{_config_path(argv)} has no field 'stage': set it to one of {', '.join(STAGES)}")
+    if values.profile is not None:
+        with config.unlocked():
+            config.profile = values.profile
     return config, Path(values.workdir)
 
 

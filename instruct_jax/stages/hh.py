@@ -31,7 +31,7 @@ from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup, train_rm
 from instruct_jax.stages.settings import SHARED, section
 
-FIELDS = (*SHARED, "hh", "data", "optimizer", "train", "init")
+FIELDS = (*SHARED, "profile", "hh", "data", "optimizer", "train", "init")
 
 
 @dataclasses.dataclass(frozen=True)

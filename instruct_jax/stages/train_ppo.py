@@ -22,18 +22,20 @@ from instruct_jax.algorithms.ppo import PPOConfig
 from instruct_jax.algorithms.rollout import RolloutParams, respond, score_responses, split_minibatches
 from instruct_jax.batches import PromptBatch, TokenBatch
 from instruct_jax.data import builders, pipeline
+from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import check_divides, check_tokens
-from instruct_jax.stages import setup, states
-from instruct_jax.stages.settings import SHARED, check_fields, section, wandb_project
+from instruct_jax.stages import setup, speed, states
+from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.limits import STOP, GuardConfig, chosen, held
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.pace import Watch
 from instruct_jax.training.state import TrainState
 
 FIELDS = (
-    *SHARED, "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
+    *SHARED, "profile", "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
 )  # fmt: skip
 
 
@@ -362,6 +364,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         rows = setup.put_step(pretraining, i, mesh) if pretraining else None
         return IterationBatch(setup.put_step(prompts, i, mesh), rows)
 
+    peak = peak_flops(mesh, p.policy.config.dtype)
     with jax.set_mesh(mesh):
         policy = setup.load(config.init, p.policy, mesh)
         value = setup.load(config.reward, p.scalar, mesh)
@@ -376,10 +379,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "the reference policy (init)": states.fingerprint(reference),
             "the reward model": states.fingerprint(reward),
         }
-        iteration, _ = make_iteration(p, reference, reward, mesh, abstract_state(p, mesh))
+        fixed = reference, reward, mesh, abstract_state(p, mesh)
+        iteration, _ = make_iteration(p, *fixed)
+        plain = p._replace(policy=speed.without_remat(p.policy), scalar=speed.without_remat(p.scalar),
+                           train=dataclasses.replace(p.train, refill=False))  # fmt: skip
+        counted = iteration if plain == p else make_iteration(plain, *fixed)[0]
+        watch = Watch(speed.of_iteration(counted, text.max_response, peak), profile(config))
+        step = functools.partial(iteration, launched=watch.timeline.launched)
         fit(
-            iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
+            step, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
             log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
             saving=setup.saving(config), meta=setup.meta("ppo", config, p.policy.config, p.train.subtree) | {"anchors": anchors},
-            name=config.name, wandb=wandb_project(config), guard_config=p.train.guard,
+            name=config.name, wandb=wandb_project(config), guard_config=p.train.guard, watch=watch,
         )  # fmt: skip
