@@ -110,7 +110,7 @@ def test_a_responses_log_probability_does_not_depend_on_the_prompts_beside_it():
 
     mesh, model = make_mesh(devices=jax.devices()[:1]), Spelled()
     logprobs = make_logprobs(model, Lists(), mesh, max_prompt=40, max_response=3, batch_size=4)
-    lengths = [5] * 8 + [40, 12, 30]
+    lengths = [5] * 16 + [40, 12, 30]
     sampled = [Sampled("", True, [1, 2, 2][: 1 + n % 3]) for n in range(len(lengths))]
     found = logprobs(None, lengths, sampled, None, 2.0)
     # read before the tokens: 7 a prompt token, then 1, then 3
