@@ -5,6 +5,7 @@
 Any field of the config can be set as --config.section.field=value, after --config. The same command again resumes
 the run; a finished run returns at once. The folder gets config.json, checkpoints/, metrics.jsonl and tensorboard/, and
 finished.json when all is done.
+--profile FIRST:COUNT records these training steps for Perfetto and xprof (docs/performance.md).
 Compiled programs are kept in $INSTRUCT_JAX_CACHE (default: instruct_jax in the user's cache folder; "off": nowhere).
 On several hosts, start the same command on each; the folder must be one that all of them share. TPU VMs and SLURM tell who
 is who; elsewhere add --coordinator, --processes and --process (docs/launching.md).

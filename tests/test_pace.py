@@ -171,7 +171,7 @@ def test_chosen_steps_are_recorded_for_xprof_and_perfetto(tmp_path, capsys):
 
 
 def test_steps_that_are_not_there_cannot_be_profiled(tmp_path):
-    with pytest.raises(InputError, match="--profile 5:2 asks for steps 5 to 6, but there are 5 steps"):
+    with pytest.raises(InputError, match="--profile 5:2 asks for steps 5 to 6, but toy has 5"):
         trained(tmp_path, plain_step, Watch(profile=(5, 2)))
 
 

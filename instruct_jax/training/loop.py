@@ -172,7 +172,7 @@ class _Run:
     def run(self, step, state, batch_at, key, start):
         """Steps `start` to the last, measured; returns the state."""
         folder, total = self.workdir / "profile", self.config.total_steps
-        self.profiler = Profiler(self.watch.profile, folder, start, total, self.progress.say)
+        self.profiler = Profiler(self.watch.profile, folder, self.name, start, total, self.progress.say)
         self.timeline = self.watch.timeline
         with self.timeline, contextlib.closing(self.profiler):
             return self.steps(step, state, batch_at, key, start)

@@ -9,19 +9,26 @@ from instruct_jax.errors import InputError
 
 
 class Profiler:
-    """Records `asked` = (first step, how many) of a run of `total` steps that goes on after step `start`, into `folder`; None: nothing.
+    """Records `asked` = (first step, how many) of the run `name` of `total` steps that goes on after step `start`, into `folder`; None:
+    nothing.
 
     InputError where there are no such steps. Steps that an earlier session took are recorded no more."""
 
     def __init__(
-        self, asked: tuple[int, int] | None, folder: Path, start: int, total: int, say: Callable[[str], None]
+        self,
+        asked: tuple[int, int] | None,
+        folder: Path,
+        name: str,
+        start: int,
+        total: int,
+        say: Callable[[str], None],
     ):
         first, count = asked or (0, 0)
         self._first, self._last = max(first, start + 1), first + count - 1
         self._folder, self._say, self._runs = folder, say, False
         if asked and self._last > total:
             raise InputError(
-                f"--profile {first}:{count} asks for steps {first} to {self._last}, but there are {total} steps"
+                f"--profile {first}:{count} asks for steps {first} to {self._last}, but {name} has {total}"
             )
         if asked and self._last <= start:
             say(f"steps {first} to {self._last} were taken by an earlier session: nothing is profiled")
