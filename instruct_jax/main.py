@@ -5,6 +5,7 @@
 Any field of the config can be set as --config.section.field=value, after --config. The same command again resumes
 the run; a finished run returns at once. The folder gets config.json, checkpoints/, metrics.jsonl and tensorboard/, and
 finished.json when all is done.
+--profile FIRST:COUNT records these training steps for Perfetto and xprof (docs/performance.md).
 Compiled programs are kept in $INSTRUCT_JAX_CACHE (default: instruct_jax in the user's cache folder; "off": nowhere).
 On several hosts, start the same command on each; the folder must be one that all of them share. TPU VMs and SLURM tell who
 is who; elsewhere add --coordinator, --processes and --process (docs/launching.md).
@@ -112,6 +113,9 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
         "workdir", None, "Folder of the run; made if missing, resumed if not.", flag_values=values
     )
     _define_processes(values)
+    flags.DEFINE_string(
+        "profile", None, "FIRST:COUNT, training steps to profile (docs/performance.md).", flag_values=values
+    )
     flags.DEFINE_bool("traceback", False, "Show where an error was raised.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -184,6 +188,9 @@ def parse(argv: list[str]):
     config = values.config
     if "stage" not in config:
         raise InputError(f"{_config_path(argv)} has no field 'stage': set it to one of {', '.join(STAGES)}")
+    if values.profile is not None:
+        with config.unlocked():
+            config.profile = values.profile
     return config, Path(values.workdir)
 
 

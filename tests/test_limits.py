@@ -187,7 +187,7 @@ def ppo_update():
         policy, scalar = (
             states.init_params(m, jax.random.key(i)) for i, m in enumerate((p.policy, p.scalar))
         )
-        update = train_ppo.make_iteration(p, None, None, mesh, train_ppo.abstract_state(p, mesh))[2]
+        update = train_ppo.make_iteration(p, None, None, mesh, train_ppo.abstract_state(p, mesh))[1]["update"]
     ones, rows = np.ones((16, 8), np.float32), np.ones((16, 20), np.int32)
     ptx = TokenBatch(tokens(16, 20), rows, rows > 0)
     rollout = Rollout(

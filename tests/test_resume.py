@@ -133,6 +133,8 @@ class Programs:
         calls = []
 
         def update(*arguments):
+            if isinstance(arguments[-1], jax.core.Tracer):  # only traced, to count its operations
+                return jitted(*arguments)
             calls.append(None)
             if self.crash_in_update == len(calls) - 1:  # after the rollout, before its minibatches
                 raise Crash

@@ -50,11 +50,8 @@ def stage_config(
     config: ml_collections.ConfigDict, name: str, workdir: Path, **fields
 ) -> ml_collections.ConfigDict:
     """The config of one stage: its own section of the recipe's, what all stages share, and where its inputs lie."""
-    shared = {
-        key: config[key]
-        for key in ("seed", "text", "model", "reward_model", "mesh", "lab", "sentiment", "wandb", "saving")
-        if key in config
-    }
+    everywhere = ("seed", "text", "model", "reward_model", "mesh", "lab", "sentiment", "wandb", "saving", "profile")  # fmt: skip
+    shared = {key: config[key] for key in everywhere if key in config}
     own = config[name].to_dict() if name in config else {}
     paths = {"data_dir": str(workdir / "data"), "records_dir": str(workdir / "records")}
     merged = ml_collections.ConfigDict({**shared, **paths, "name": name, **own, **fields})

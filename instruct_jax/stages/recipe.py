@@ -91,7 +91,7 @@ OWN_SECTIONS = {
     "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
 }  # fmt: skip
 STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
-FIELDS = (*SHARED, "reward_model", "lab", *STAGES)
+FIELDS = (*SHARED, "profile", "reward_model", "lab", *STAGES)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

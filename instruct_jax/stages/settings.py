@@ -55,6 +55,7 @@ def known_fields(config: ConfigDict, fields) -> None:
     for key, kind in PLAIN.items():
         if key in config:
             field(config, key, kind)
+    profile(config)
 
 
 def needed_fields(config: ConfigDict, fields) -> None:
@@ -76,6 +77,19 @@ def check_fields(config: ConfigDict, fields, sections: dict[str, type]) -> None:
 def wandb_project(config: ConfigDict) -> str | None:
     """The Weights & Biases project that the config asks for, None where it asks for none."""
     return config.get("wandb") or None
+
+
+def profile(config: ConfigDict) -> tuple[int, int] | None:
+    """(first step, how many) to be profiled, as --profile FIRST:COUNT asks; None where it does not."""
+    asked = config.get("profile") or None
+    if asked is None:
+        return None
+    first, colon, count = str(asked).partition(":")
+    if not (colon and first.isdecimal() and count.isdecimal() and int(first) and int(count)):
+        raise InputError(
+            f"--profile {asked}: give the first step and how many, both from 1, as in --profile 10:3"
+        )
+    return int(first), int(count)
 
 
 def section(config: ConfigDict, name: str, cls):
@@ -209,17 +223,18 @@ def snapshot(config: ConfigDict, workdir: Path | str) -> None:
     """Write the config, overrides included, to workdir/config.json.
 
     Where the folder already holds checkpoints of another config, InputError names a field that differs: resuming
-    would mix two experiments. The mesh alone may change, and with it the number of processes.
+    would mix two experiments. The mesh alone may change, and with it the number of processes. What is to be profiled is no part of it.
     """
     path = Path(workdir) / "config.json"
-    for field, value in _flatten(config.to_dict()).items():
+    kept = {key: value for key, value in config.to_dict().items() if key != "profile"}
+    for field, value in _flatten(kept).items():
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{field} holds what config.json cannot ({error}): use numbers, texts, True, False, None"
             ) from error
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    text = json.dumps(kept, indent=2) + "\n"
     if path.exists() and any((path.parent / "checkpoints").glob("[0-9]*")):
         changed = changed_fields(json.loads(path.read_text()), json.loads(text))
         changed = [change for change in changed if not change[0].startswith("config.mesh.")]

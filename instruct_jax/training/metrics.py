@@ -206,8 +206,8 @@ class Progress:
         self._first, self._since = step, self._clock()
         self.say(f"first step took {duration(seconds)}, compiling included")
 
-    def update(self, step: int, metrics: dict[str, float]) -> None:
-        """`step` steps are done, the last with these metrics."""
+    def update(self, step: int, metrics: dict[str, float], speed: str = "") -> None:
+        """`step` steps are done, the last with these metrics; `speed` is said beside."""
         now = self._clock()
         if self._silent or (not self._status and step < self._total and now - self._printed < self._every):
             return
@@ -216,9 +216,10 @@ class Progress:
         done, passed = step - self._first, now - self._since
         if done > 0 and passed > 0:
             rate = done / passed
-            speed = f"{rate:.2f} steps/s" if rate >= 1 else f"{1 / rate:.2f} s/step"
-            parts += [speed, f"{duration((self._total - step) / rate)} left"]
+            pace = f"{rate:.2f} steps/s" if rate >= 1 else f"{1 / rate:.2f} s/step"
+            parts += [pace, f"{duration((self._total - step) / rate)} left"]
         parts += [f"{name} {metrics[name]:.4g}" for name in self._show if name in metrics]
+        parts += [speed] if speed else []
         line = ", ".join(parts)
         if self._status and step < self._total:
             from rich.markup import escape

@@ -41,6 +41,8 @@ TIMINGS = {
     "matmul_gflops",
     "stages",
     "session_seconds",
+    "seconds",
+    "speed",
     "first_step_seconds",
 }
 
