@@ -71,10 +71,8 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, (*states.STATE_PARTS, "frozen"))
-        states.check_at_least_1(
-            self, "episodes", "batch_size", "minibatch_size", "inner_epochs", "ptx_ratio", "ptx_length"
-        )
-        states.check_at_least_1(self, "log_every", "save_every", "keep")
+        counts = ("episodes", "batch_size", "minibatch_size", "inner_epochs", "ptx_ratio", "ptx_length")
+        states.check_at_least_1(self, *counts, "log_every", "save_every", "keep")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise InputError(
                 f"train.ema_decay is {self.ema_decay}: it must be at least 0 and below 1, or None"
@@ -89,7 +87,6 @@ class TrainSettings:
                 f"train.episodes {self.episodes} is not a whole number of iterations of train.batch_size {self.batch_size}: "
                 f"use {self.episodes // self.batch_size * self.batch_size or self.batch_size}"
             )
-
         for whole, part in (
             ("batch_size", "rollout_size"),
             ("minibatch_size", "microbatch_size"),
