@@ -231,6 +231,12 @@ def by_rows(call, rows: int):
     )
 
 
+def rows_apart(rows: int) -> bool:
+    """Whether the mesh of jax.set_mesh spreads `rows` rows and splits nothing of what one row needs: no `tensor`, no `sequence`."""
+    mesh = current_mesh(rows)
+    return mesh is not None and mesh.size == batch_devices(mesh)
+
+
 def alone() -> bool:
     """Whether what is traced is inside `by_rows` with nothing left to split: every device computes by itself."""
     mesh = jax.sharding.get_abstract_mesh()

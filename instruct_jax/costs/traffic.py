@@ -5,7 +5,7 @@ Two phases are kept apart: loops that may end early (decoding), and the rest.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Collective:
     """A collective of a program: what each chip holds of the result in bytes, how often it runs, over which chips.
 
     `overlapped` says that it is started and awaited apart, so that the compiler computes meanwhile; `chips` is one of its groups, as
-    places in the mesh."""
+    places in the mesh; `in_layers` that it is inside a loop over a model's layers."""
 
     kind: str
     bytes: float
@@ -29,6 +29,7 @@ class Collective:
     chips: tuple[int, ...]
     overlapped: bool
     loop: bool
+    in_layers: bool = False
 
     @property
     def wire_bytes(self) -> float:
@@ -52,29 +53,40 @@ class Traffic:
     collectives: tuple[Collective, ...]
 
 
-def read(text: str) -> Traffic:
-    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit)."""
+def read(text: str, layers: frozenset[int] = frozenset()) -> Traffic:
+    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit). `layers`: how
+    many the models have, by which the loops over them are known."""
     module = parse(text)
     moved, found = {False: 0.0, True: 0.0}, []
 
-    def visit(name: str, times: int, loop: bool, fused: bool) -> None:
+    def visit(name: str, times: int, loop: bool, fused: bool, in_layers: bool) -> None:
         inside = module.computations[name]
         for each in inside.instructions.values():
             collective = _collective(module, inside, each, times, loop)
             if collective:
-                found.append(collective)
+                found.append(replace(collective, in_layers=in_layers))
             if not fused:
                 moved[loop] += times * _moved(module, inside, each)
             if each.opcode == "while":
                 count, early = turns(module, inside, each)
+                over_layers = count in layers and not _loops(module, each.called("body"), layers)
                 for part in ("body", "condition"):
-                    visit(each.called(part), times * count, loop or early, fused)
+                    visit(each.called(part), times * count, loop or early, fused, in_layers or over_layers)
             elif collective is None or each.opcode == "call":
                 for called in called_by(each):
-                    visit(called, times, loop, fused or each.opcode not in ("call", "conditional"))
+                    visit(called, times, loop, fused or each.opcode not in ("call", "conditional"), in_layers)
 
-    visit(module.entry, 1, False, False)
+    visit(module.entry, 1, False, False, False)
     return Traffic(moved[True], moved[False], tuple(found))
+
+
+def _loops(module: Module, name: str, counts: frozenset[int]) -> bool:
+    """Whether a computation has a loop of so many turns: then it is itself over pieces or tokens, if by chance as many as layers."""
+    inside = module.computations[name]
+    return any(
+        each.opcode == "while" and turns(module, inside, each)[0] in counts
+        for each in inside.instructions.values()
+    )
 
 
 def _collective(
