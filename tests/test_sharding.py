@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from instruct_jax.algorithms.decode import SamplingConfig, generate
 from instruct_jax.batches import PromptBatch
+from instruct_jax.costs import traffic
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.models.variants import variant
@@ -121,6 +122,21 @@ def test_generation_on_eight_devices_equals_that_on_one(mesh, tiny_model, tiny_p
         other = call(params, place(prompts, batch_sharding(mesh)), jax.random.key(0))
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("axes, gathers", [(dict(data=8), False), (dict(data=2, fsdp=4), True)])
+def test_devices_with_rows_of_their_own_decode_without_a_word_to_each_other(
+    axes, gathers, tiny_model, tiny_params
+):
+    tokens, mesh = np.tile(TOKENS, (2, 1))[:, :6], make_mesh(**axes)
+    prompts = PromptBatch(tokens, np.ones((8, 6), bool), np.arange(8, dtype=np.int32))
+    with jax.set_mesh(mesh):
+        params = place(tiny_params, param_shardings(tiny_params, mesh))
+        call = jax.jit(lambda p, b, key: generate(tiny_model, p, b, key, SamplingConfig(4), 2, 0))
+        text = call.lower(params, place(prompts, batch_sharding(mesh)), jax.random.key(0)).compile().as_text()
+    sent = traffic.read(text).collectives
+    assert not [one for one in sent if one.loop]
+    assert bool(sent) == gathers  # parameters that lie over fsdp are gathered once
 
 
 def test_batches_that_do_not_divide_name_the_numbers_and_the_way_out(mesh):
