@@ -146,6 +146,12 @@ def test_collectives_of_a_stored_text_are_those_worked_out_by_hand():
     )  # from 3, one more each turn, while it and one are less than 10
 
 
+def test_collectives_of_a_layer_are_told_from_those_around_it():
+    assert not any(one.in_layers for one in traffic.read(TEXT).collectives)
+    inside = [one.kind for one in traffic.read(TEXT, frozenset({4})).collectives if one.in_layers]
+    assert inside == ["collective-permute"] * 2
+
+
 def test_turns_of_a_stored_texts_loops():
     module = hlo.parse(TEXT)
     main = module.computations[module.entry]
