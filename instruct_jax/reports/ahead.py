@@ -119,12 +119,26 @@ def collective_rows(report: dict) -> list[list[str]]:
 
 def sent_rows(report: dict) -> list[list[str]]:
     """GiB that a device sends in a run of each program, beside the law for those that train."""
-    rows = [["sent by a device", "GiB", "by the law", "ratio", "MiB waited for at once in a layer"]]
+    head = [
+        "GiB",
+        "by the law",
+        "ratio",
+        "with layers gathered again",
+        "ratio",
+        "MiB waited for at once in a layer",
+    ]
+    rows = [["sent by a device", *head]]
     for name, found in report["programs"].items():
         sent, law = found.get("sent_bytes"), found.get("law_bytes")
         if sent is None:
             continue
-        beside = [f"{law / GIB:.3f}", f"{sent / law:.2f}"] if law else ["–", "–"]
+        beside = ["–"] * 4
+        if law and law["least"]:
+            beside = [
+                word
+                for bytes in (law["least"], law["again"])
+                for word in (f"{bytes / GIB:.3f}", f"{sent / bytes:.2f}")
+            ]
         rows.append([name, f"{sent / GIB:.3f}", *beside, f"{found['waited_for_bytes'] / 2**20:.1f}"])
     return rows
 

@@ -85,7 +85,7 @@ def examine(
             elif only in (None, name):
                 beside = resident_bytes(arguments, [other for _, other in found.values()])
                 reports[name] = compile_one(jitted, arguments, mesh, place.chip, beside, layers)
-                reports[name]["law_bytes"] = law.get(name)
+                reports[name]["law_bytes"] = law[name]._asdict() if name in law else None
                 say(line(name, reports[name], place.chip))
     asked = work.of(config, rows)
     for name, report in reports.items():
