@@ -28,8 +28,8 @@ TEXT = [
     "mesh.fsdp=4",
 ]
 TINY = {
-    "sft": [*TEXT, "data.batch_size=8"],
-    "rm": [*TEXT, "data.batch_size=8", "data.k_max=2"],
+    "sft": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8"],
+    "rm": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8", "data.k_max=2"],
     "ppo": [*TEXT, "reward_model.variant=tiny", "reward_model.context=64", "reward_model.vocab=128", "train.episodes=32",
             "train.batch_size=32", "train.minibatch_size=16", "train.rollout_size=16", "train.microbatch_size=8", "train.ptx_ratio=1",
             "train.ptx_length=32", "train.ptx_microbatch_size=8"],
@@ -54,7 +54,7 @@ def compile_ahead(config, *words):
 
 @pytest.mark.libtpu
 @pytest.mark.parametrize("stage", TINY)
-def test_every_stage_compiles_for_a_slice_that_is_not_there(stage):
+def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_law_says(stage):
     overrides = [f"--config.{field}" for field in TINY[stage]]
     ran = compile_ahead(f"configs/{stage}/gpt3_1p3b.py", "--topology", "v5e:2x2", "--json", *overrides)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -74,6 +74,11 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there(stage):
         assert rollout["flops_per_chip"]["loop"] > 0 and update["flops_per_chip"]["loop"] == 0
         # While sampling, the moments of both networks and the average lie there too; while updating, reference and reward model.
         assert rollout["resident_bytes"] > 2 * rollout["argument_bytes"] / 4 and update["resident_bytes"] > 0
+        assert not [row for row in rollout["collectives"] if row["phase"] == "loop"]  # decoding asks no other chip
+    else:
+        step = report["programs"]["train_step"]
+        assert 0.8 * step["law_bytes"]["least"] <= step["sent_bytes"] <= 1.1 * step["law_bytes"]["least"]
+        assert step["waited_for_bytes"] <= 64 * 2**20
     assert 0 < report["cost"]["mfu"] <= report["cost"]["hfu"] < 1
 
 
