@@ -271,6 +271,17 @@ def constrain_tokens(x_BTD: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_BTD, PartitionSpec(BATCH_AXES, tokens))
 
 
+def look_up(rows, *ids_BT: jax.Array) -> jax.Array:
+    """`rows(*ids_BT)`, looked up in tables whose channels lie over fsdp x sequence, with the channels where they are: devices exchange
+    tokens and never the tables. [B, T, D] in the layout of `constrain_tokens`."""
+    mesh = current_mesh(ids_BT[0].shape[0])
+    if mesh is None:
+        return rows(*ids_BT)
+    pin = jax.lax.with_sharding_constraint
+    x_BTD = rows(*(pin(ids, PartitionSpec("data")) for ids in ids_BT))
+    return constrain_tokens(pin(x_BTD, PartitionSpec("data", None, SLICED)))
+
+
 def constrain_params(tree):
     """Pins a tree of parameters (or gradients) to the table under jax.set_mesh; the tree itself where there is no such mesh."""
     return _constrain(tree, lambda spec: spec)
