@@ -74,7 +74,9 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_l
         assert rollout["flops_per_chip"]["loop"] > 0 and update["flops_per_chip"]["loop"] == 0
         # While sampling, the moments of both networks and the average lie there too; while updating, reference and reward model.
         assert rollout["resident_bytes"] > 2 * rollout["argument_bytes"] / 4 and update["resident_bytes"] > 0
-        assert not [row for row in rollout["collectives"] if row["phase"] == "loop"]  # decoding asks no other chip
+        assert not [
+            row for row in rollout["collectives"] if row["phase"] == "loop"
+        ]  # decoding asks no other chip
     else:
         step = report["programs"]["train_step"]
         assert 0.8 * step["law_bytes"]["least"] <= step["sent_bytes"] <= 1.1 * step["law_bytes"]["least"]

@@ -13,7 +13,7 @@ from instruct_jax.algorithms.decode import SamplingConfig, generate
 from instruct_jax.batches import PromptBatch
 from instruct_jax.costs import traffic
 from instruct_jax.errors import InputError
-from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.models.variants import variant
 from instruct_jax.sharding import (
     RULES,
@@ -25,6 +25,7 @@ from instruct_jax.sharding import (
     param_spec,
     place,
 )
+from instruct_jax.stages import states
 
 ROWS, T = 4, 12
 TOKENS = np.random.default_rng(0).integers(3, 100, (ROWS, T)).astype(np.int32)
@@ -154,6 +155,29 @@ def test_rows_whose_tokens_do_not_divide_name_the_numbers_and_the_way_out():
         InputError, match="rows of 10 tokens do not divide over mesh.sequence = 4: use 8 or 12"
     ):
         check_tokens(10, long)
+
+
+@pytest.mark.parametrize("axes", [dict(data=4, fsdp=2), dict(data=2, fsdp=2, sequence=2)])
+def test_tokens_are_exchanged_to_be_looked_up_and_never_the_table(axes):
+    model, mesh = ScalarModel(variant("tiny", context=512, unroll=False)), make_mesh(**axes)
+
+    def gradient(params, tokens):
+        return jax.grad(lambda p: model.apply({"params": p}, tokens, tokens * 0 + 1).sum())(params)
+
+    with jax.set_mesh(mesh):
+        params = states.sharded(states.abstract_params(model), mesh)
+        tokens = jax.ShapeDtypeStruct((8, 512), np.int32, sharding=batch_sharding(mesh))
+        layout = jax.tree.map(lambda x: x.sharding, params)
+        text = jax.jit(gradient, out_shardings=layout).lower(params, tokens).compile().as_text()
+    table = 128 * 32 * 4
+    sent = [one for one in traffic.read(text).collectives if not one.in_layers and one.times == 1]
+    assert [one.kind for one in sent if one.kind == "all-to-all"] and not [
+        one for one in sent if one.kind == "all-gather" and one.bytes == table
+    ]
+    # The slice of a device's channels is summed over the copies, not the whole over all devices.
+    assert {one.chips for one in sent if one.kind == "all-reduce" and one.bytes > table // 8} == {
+        tuple(range(0, 8, 8 // mesh.shape["data"]))
+    }
 
 
 def test_a_sequence_axis_divides_the_memory_of_long_rows():

@@ -12,6 +12,8 @@ import numpy as np
 from instruct_jax.costs.hlo import Computation, Instruction, Module, array_bytes, called_by, parse, turns
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "send")
+_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_IOTA = rf"\[([\d,]+)\]<={_ORDER}"
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
          "partition-id", "replica-id", "opt-barrier", "iota"}  # fmt: skip
 
@@ -129,18 +131,25 @@ def _group(attributes: str) -> tuple[int, ...]:
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(int(i) for i in listed[1].split(","))
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    iota = re.search(rf"replica_groups={_IOTA}", attributes)
     if iota:
-        shape, dims = _ints(iota[1]), _ints(iota[2])
-        order = _ints(iota[3]) if iota[3] else range(len(dims))
-        return tuple(np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)[0].tolist())
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
+        return tuple(_places(*iota.groups()[1:]).reshape(_ints(iota[1]))[0].tolist())
+    mesh = re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_ORDER}\))? ?\{{([^}}]*)\}}", attributes
+    )
     if mesh:
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
-        over = re.findall(r"'(\w+)'", mesh[2])
-        places = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        axes, dims, order, over = mesh.groups()
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+        over = re.findall(r"'(\w+)'", over)
+        places = _places(dims or str(math.prod(sizes.values())), order).reshape(tuple(sizes.values()))
         return tuple(places[tuple(slice(None) if name in over else 0 for name in sizes)].ravel().tolist())
     return (0,)
+
+
+def _places(dims: str, order: str | None) -> np.ndarray:
+    """The devices 0, 1, ... in dimensions whose order is changed."""
+    devices = np.arange(math.prod(_ints(dims))).reshape(_ints(dims))
+    return devices if order is None else devices.transpose(_ints(order))
 
 
 def _ints(text: str) -> list[int]:
