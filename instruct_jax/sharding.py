@@ -226,8 +226,10 @@ def by_rows(call, rows: int):
     if current_mesh(rows) is None:
         return call
     batch = PartitionSpec(BATCH_AXES)
+    # All axes where none is left to the partitioner: TPU kernels take nothing less.
+    axes = AXES if rows_apart(rows) else BATCH_AXES
     return jax.shard_map(
-        call, in_specs=(PartitionSpec(), batch), out_specs=batch, axis_names=set(BATCH_AXES), check_vma=False
+        call, in_specs=(PartitionSpec(), batch), out_specs=batch, axis_names=set(axes), check_vma=False
     )
 
 
