@@ -85,21 +85,6 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_l
 
 
 @pytest.mark.libtpu
-def test_a_chip_stays_as_it_was_while_copies_and_their_rows_grow_from_2_to_32():
-    steps = []
-    for copies, slice in ((2, "v5p:2x2x2"), (32, "v5p:4x4x8")):
-        fields = ["text.max_prompt=64", "text.max_response=64", "model.variant=gpt3_125m", "model.context=128", "mesh.fsdp=4",
-                  f"mesh.data={copies}", f"data.batch_size={8 * copies}"]  # fmt: skip
-        overrides = [f"--config.{field}" for field in fields]
-        ran = compile_ahead("configs/sft/gpt3_1p3b.py", "--topology", slice, "--json", *overrides)
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        steps.append(json.loads(ran.stdout)["programs"]["train_step"])
-    assert steps[1]["peak_bytes"] == pytest.approx(steps[0]["peak_bytes"], rel=0.1)
-    for step in steps:
-        assert step["sent_bytes"] == pytest.approx(step["law_bytes"]["least"], rel=0.1)
-
-
-@pytest.mark.libtpu
 def test_what_cannot_fit_is_said_without_compiling_and_a_wrong_slice_in_one_line():
     ran = compile_ahead(
         "configs/sft/gpt3_175b.py",
