@@ -2,12 +2,14 @@
 
     python -m instruct_jax.aot --config configs/ppo/gpt3_175b.py --topology v5p:8x8x8
     python -m instruct_jax.aot --config configs/ppo/gpt3_1p3b.py --topology v5e:4x4 --only update --config.train.microbatch_size=32
+    python -m instruct_jax.aot --config configs/sft/gpt3_1p3b.py --topology v5e:4x4 --choose
     python -m instruct_jax.aot --config configs/sft/gpt3_1p3b.py --topology v5e:4x4 --sweep all --out runs/aot/sft
 
 Needs libtpu (`bash launch/setup.sh --tpu`); topologies are v4, v5e, v5p, v6e and tpu7x followed by the slice's sides. Fields of the config
 are set as for instruct_jax.main. For every program of pretrain, sft, rm or ppo: compile time, bytes of a chip's memory, products,
-collectives, and the least time by each of the chip's peaks; then time, chip-hours and MFU of the whole experiment with what was assumed.
-What does not fit is tried again with more recomputation, smaller pieces and other meshes (--nosuggest: not). docs/compile_ahead.md.
+collectives beside the law for them, and the predicted time by each of the chip's peaks; then time, chip-hours and MFU of the whole
+experiment with what was assumed. What does not fit is tried again with more recomputation, smaller pieces, the hosts' memory and other
+meshes (--nosuggest: not). --choose finds the least recomputation and the largest pieces that fit. docs/compile_ahead.md.
 
 Exit status: 0 it fits, 1 it does not, 2 bad input, 130 Ctrl-C.
 """
@@ -44,6 +46,12 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_bool("json", False, "Print the report as JSON, and nothing else.", flag_values=values)
+    flags.DEFINE_bool(
+        "choose",
+        False,
+        "Find remat and the sizes of pieces by trial: the largest that fit.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("suggest", True, "Try what would fit where something does not.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -62,6 +70,8 @@ def parse(argv: list[str]) -> flags.FlagValues | None:
         raise InputError(str(error)) from error
     if rest[1:]:
         raise InputError(f"{rest[1]!r} belongs to no flag: write --config.section.field=value")
+    if values.choose and (values.sweep or values.only):
+        raise InputError("--choose looks at every program of one mesh: leave out --sweep and --only")
     if not values.topology:
         raise InputError("--topology is missing: name a slice, such as --topology v5e:4x4")
     return values
@@ -88,7 +98,9 @@ def start(values: flags.FlagValues) -> int:
         else (lambda told: print(told, flush=True))
     )
     options = {"only": values.only, "rows": values.rows, "say": say}
-    if values.sweep:
+    if values.choose:
+        report = fitting.choose(values.config, stage.programs, place, rows=values.rows, say=say)
+    elif values.sweep:
         report = fitting.sweep(values.config, stage.programs, place, values.sweep, **options)
     else:
         report = compiling.examine(values.config, stage.programs, place, **options)

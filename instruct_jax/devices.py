@@ -46,14 +46,15 @@ class Chip:
     megacore: bool = False  # two cores that a compiler setting makes one device
 
 
-# Sources. FLOP/s, memory and its bandwidth: cloud.google.com/tpu/docs, the page of each version. Links, one way: 0.9 of the nominal
-# (the same pages' bidirectional bandwidth of a chip / links / 2), which is what "How To Scale Your Model" (jax-ml.github.io/scaling-book)
-# reckons with for v4 to v6e. hbm_bytes: the limit in libtpu 0.0.50's own message about a program that is too large.
+# Sources. Products, memory's bandwidth, links: docs.cloud.google.com/tpu/docs/{v4, v5e, v5p, v6e, tpu7x}, "key specifications" (a v4's
+# links: the next). One way over one link is the bidirectional bandwidth of a chip there / ports / 2 (v5e 400 GB/s over 4, v5p 1,200 over
+# 6, v6e 800 over 4, tpu7x 1,200 over 6) less a tenth, which gives the 4.5e10 and 9e10 of jax-ml.github.io/scaling-book/tpus.
+# hbm_bytes: the limit in libtpu 0.0.50's own message about a program that is too large.
 CHIPS = {
-    "v4": Chip("TPU v4", 30.75 * GIB, 275e12, 1.228e12, 45e9, 3, megacore=True),
+    "v4": Chip("TPU v4", 30.75 * GIB, 275e12, 1.2e12, 45e9, 3, megacore=True),
     "v5e": Chip("TPU v5e", 15.75 * GIB, 197e12, 0.819e12, 45e9, 2),
     "v5p": Chip("TPU v5p", 95.73 * GIB, 459e12, 2.765e12, 90e9, 3),
-    "v6e": Chip("TPU v6e", 31.24 * GIB, 918e12, 1.640e12, 90e9, 2),
+    "v6e": Chip("TPU v6e", 31.24 * GIB, 918e12, 1.638e12, 90e9, 2),
     "tpu7x": Chip(
         "TPU7x (Ironwood), one of its two dies", 94.74 * GIB, 1153.5e12, 3.69e12, 90e9, 3, share=0.5
     ),

@@ -226,9 +226,17 @@ def by_rows(call, rows: int):
     if current_mesh(rows) is None:
         return call
     batch = PartitionSpec(BATCH_AXES)
+    # All axes where none is left to the partitioner: TPU kernels take nothing less.
+    axes = AXES if rows_apart(rows) else BATCH_AXES
     return jax.shard_map(
-        call, in_specs=(PartitionSpec(), batch), out_specs=batch, axis_names=set(BATCH_AXES), check_vma=False
+        call, in_specs=(PartitionSpec(), batch), out_specs=batch, axis_names=set(axes), check_vma=False
     )
+
+
+def rows_apart(rows: int) -> bool:
+    """Whether the mesh of jax.set_mesh spreads `rows` rows and splits nothing of what one row needs: no `tensor`, no `sequence`."""
+    mesh = current_mesh(rows)
+    return mesh is not None and mesh.size == batch_devices(mesh)
 
 
 def alone() -> bool:
@@ -263,6 +271,17 @@ def constrain_tokens(x_BTD: jax.Array) -> jax.Array:
         return x_BTD
     tokens = "sequence" if x_BTD.shape[1] % mesh.shape["sequence"] == 0 else None
     return jax.lax.with_sharding_constraint(x_BTD, PartitionSpec(BATCH_AXES, tokens))
+
+
+def look_up(rows, *ids_BT: jax.Array) -> jax.Array:
+    """`rows(*ids_BT)`, looked up in tables whose channels lie over fsdp x sequence, with the channels where they are: devices exchange
+    tokens and never the tables. [B, T, D] in the layout of `constrain_tokens`."""
+    mesh = current_mesh(ids_BT[0].shape[0])
+    if mesh is None:
+        return rows(*ids_BT)
+    pin = jax.lax.with_sharding_constraint
+    x_BTD = rows(*(pin(ids, PartitionSpec("data")) for ids in ids_BT))
+    return constrain_tokens(pin(x_BTD, PartitionSpec("data", None, SLICED)))
 
 
 def constrain_params(tree):

@@ -1,18 +1,22 @@
 """Compiling ahead: every stage for a small slice by the real compiler, what would fit, which mesh is best, what is said of bad input."""
 
+import dataclasses
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from instruct_jax import aot, devices
 from instruct_jax.errors import InputError
+from instruct_jax.models.variants import variant
 from instruct_jax.reports import ahead
-from instruct_jax.stages.ahead import compiling, fitting, work
+from instruct_jax.stages.ahead import compiling, fitting, sending, work
 
 ROOT = Path(__file__).parent.parent
 TEXT = [
@@ -24,8 +28,8 @@ TEXT = [
     "mesh.fsdp=4",
 ]
 TINY = {
-    "sft": [*TEXT, "data.batch_size=8"],
-    "rm": [*TEXT, "data.batch_size=8", "data.k_max=2"],
+    "sft": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8"],
+    "rm": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8", "data.k_max=2"],
     "ppo": [*TEXT, "reward_model.variant=tiny", "reward_model.context=64", "reward_model.vocab=128", "train.episodes=32",
             "train.batch_size=32", "train.minibatch_size=16", "train.rollout_size=16", "train.microbatch_size=8", "train.ptx_ratio=1",
             "train.ptx_length=32", "train.ptx_microbatch_size=8"],
@@ -50,7 +54,7 @@ def compile_ahead(config, *words):
 
 @pytest.mark.libtpu
 @pytest.mark.parametrize("stage", TINY)
-def test_every_stage_compiles_for_a_slice_that_is_not_there(stage):
+def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_law_says(stage):
     overrides = [f"--config.{field}" for field in TINY[stage]]
     ran = compile_ahead(f"configs/{stage}/gpt3_1p3b.py", "--topology", "v5e:2x2", "--json", *overrides)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -70,6 +74,13 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there(stage):
         assert rollout["flops_per_chip"]["loop"] > 0 and update["flops_per_chip"]["loop"] == 0
         # While sampling, the moments of both networks and the average lie there too; while updating, reference and reward model.
         assert rollout["resident_bytes"] > 2 * rollout["argument_bytes"] / 4 and update["resident_bytes"] > 0
+        assert not [
+            row for row in rollout["collectives"] if row["phase"] == "loop"
+        ]  # decoding asks no other chip
+    else:
+        step = report["programs"]["train_step"]
+        assert 0.8 * step["law_bytes"]["least"] <= step["sent_bytes"] <= 1.1 * step["law_bytes"]["least"]
+        assert step["waited_for_bytes"] <= 64 * 2**20
     assert 0 < report["cost"]["mfu"] <= report["cost"]["hfu"] < 1
 
 
@@ -109,6 +120,18 @@ def test_what_cannot_fit_is_said_without_compiling_and_a_wrong_slice_in_one_line
             "pretrain, sft, rm and ppo have programs",
         ),
         (
+            [
+                "--config",
+                "configs/sft/gpt3_1p3b.py",
+                "--topology",
+                "v5e:4x4",
+                "--choose",
+                "--only",
+                "train_step",
+            ],
+            "leave out --sweep and --only",
+        ),
+        (
             ["--config", "configs/sft/gpt3_1p3b.py", "--topology", "v5e:4x4", "--config.mesh.fspd=2"],
             "did you mean config.mesh.fsdp",
         ),
@@ -143,7 +166,8 @@ def report_of(needed, seconds=2.0, name="update"):
     program = {
         "compile_seconds": 1.0, "compile_cpu_seconds": 1.0, "fits": fits, "needed_bytes": needed * 2**30, "argument_bytes": 2**30,
         "temporary_bytes": 2**30, "peak_bytes": 2**30, "resident_bytes": 0, "hbm_bytes": 16 * 2**30, "runs": 3,
-        "flops_per_chip": {"loop": 0.0, "rest": 1e12}, "seconds": seconds, "bound": "compute",
+        "flops_per_chip": {"loop": 0.0, "rest": 1e12}, "seconds": seconds, "bound": "compute", "sent_bytes": 1.2 * 2.0**30,
+        "law_bytes": {"least": 2.0**30, "again": 1.3 * 2.0**30}, "waited_for_bytes": 3.0 * 2**20,
         "phases": {"rest": {"compute": seconds, "memory": 1.0, "links": 0.5, "exposed": 0.0, "bound": "compute", "seconds": seconds}},
         "collectives": [
             {"kind": "all-gather", "chips": 4, "phase": "rest", "overlapped": True, "count": 2, "wire_bytes": 2.0**30, "seconds": 0.5}
@@ -183,13 +207,102 @@ def test_the_last_thing_tried_is_more_devices_for_one_model():
     config = fitting.changed(load("configs/ppo/gpt3_1p3b.py"), {"mesh.data": 2, "mesh.fsdp": 8})
     ladder = list(fitting.changes(config, "update"))
     assert ladder[0] == {"mesh.data": 1, "mesh.fsdp": 16}
-    assert ladder[1] == {
-        "mesh.data": 1,
-        "mesh.fsdp": 8,
-        "mesh.tensor": 2,
-        "train.microbatch_size": 8,
-        "train.ptx_microbatch_size": 8,
-    }
+    assert ladder[1] == {"train.offload": ("optimizer", "average", "frozen")}
+    assert ladder[2] == {"mesh.data": 1, "mesh.fsdp": 8, "mesh.sequence": 2}
+    assert ladder[3] == {"mesh.data": 1, "mesh.fsdp": 8, "mesh.sequence": 1, "mesh.tensor": 2, "train.microbatch_size": 8,
+                         "train.ptx_microbatch_size": 8}  # fmt: skip
+
+
+class Compiler:
+    """Stands in for the compiler: what a program needs is a number of GiB a row, more the less is computed again."""
+
+    def __init__(self, gib_a_row):
+        self.gib_a_row, self.compiled = gib_a_row, 0
+
+    def examine(self, config, programs, place, *, only=None, rows=None, say=None, known=None):
+        if known:
+            return report_of(1) | {"programs": known, "fits": all(one["fits"] for one in known.values())}
+        self.compiled += 1
+        size = config.train.rollout_size if only == "rollout" else config.train.microbatch_size
+        needed = size * (1 if only == "rollout" else self.gib_a_row[config.model.remat])
+        again = {"none": 1.0, "dots": 1.1, "full": 1.3}[config.model.remat]
+        return report_of(needed, seconds=again + 1 / size, name=only)
+
+
+@pytest.mark.parametrize(
+    "gib_a_row, remat, rows, most",
+    [
+        ({"none": 0.2, "dots": 0.1, "full": 0.1}, "none", 64, 1),  # the whole fits as it is
+        ({"none": 2.0, "dots": 0.6, "full": 0.2}, "dots", 16, 7),  # 16 rows at 1.16 s before 64 rows at 1.32
+        ({"none": 2.0, "dots": 2.0, "full": 0.6}, "full", 16, 8),
+    ],
+)
+def test_the_largest_that_fits_is_chosen_by_few_trials(gib_a_row, remat, rows, most, monkeypatch):
+    compiler = Compiler(gib_a_row)
+    monkeypatch.setattr(compiling, "examine", compiler.examine)
+    monkeypatch.setattr(fitting, "batch_devices", lambda mesh: 16)
+    monkeypatch.setattr(compiling.Slice, "mesh", lambda self, config: None)
+    found = fitting.choose(load("configs/ppo/gpt3_1p3b.py"), None, PLACE, say=lambda told: None)
+    assert found["fits"] and set(found["programs"]) == {"update", "rollout"}
+    assert found["chosen"] == {"model.remat": remat, "reward_model.remat": remat, "train.microbatch_size": rows,
+                               "train.ptx_microbatch_size": 8 * rows, "train.rollout_size": 16}  # fmt: skip
+    of_update = [one for one in found["tried"] if one["program"] == "update"]
+    assert len(of_update) <= most and compiler.compiled == len(found["tried"])
+    assert f"Chosen: --config.model.remat={remat}" in ahead.text(found)
+
+
+def test_where_nothing_fits_the_choice_says_so(monkeypatch):
+    monkeypatch.setattr(compiling, "examine", Compiler({"none": 99, "dots": 99, "full": 99}).examine)
+    monkeypatch.setattr(fitting, "batch_devices", lambda mesh: 16)
+    monkeypatch.setattr(compiling.Slice, "mesh", lambda self, config: None)
+    found = fitting.choose(load("configs/ppo/gpt3_1p3b.py"), None, PLACE, say=lambda told: None)
+    assert not found["fits"] and found["chosen"]["train.microbatch_size"] == 16
+
+
+def mesh_of(**sizes):
+    return SimpleNamespace(shape={"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1} | sizes)
+
+
+def test_what_a_gradient_sends_is_the_law_worked_by_hand():
+    model = variant("tiny", unroll=False, dtype="bfloat16")  # 2 layers of width 32, 128 tokens
+    layers, table = 2 * 12 * 32 * 32, 128 * 32
+
+    def law(mesh):
+        found = sending.gradient(model, 8, 64, mesh)
+        assert found.least == found.again  # nothing is computed again
+        return found.least
+
+    # Gathered forward and backward, the gradient scattered: 2 bytes a number, 3 of 4 parts from others.
+    assert law(mesh_of(fsdp=4)) == law(mesh_of(fsdp=2, sequence=2)) == 3 * 2 * (layers + table) * 3 / 4
+    full = dataclasses.replace(model, remat="full")
+    least = law(mesh_of(fsdp=4))
+    assert sending.gradient(full, 8, 64, mesh_of(fsdp=4)) == (least, least + layers * 2 * 3 / 4)
+    # Copies: every chip's slice of the gradient summed by a ring, out and back.
+    assert law(mesh_of(data=4)) == 2 * (layers + table) * 2 * 3 / 4
+    assert law(mesh_of(data=2, fsdp=4)) == law(mesh_of(fsdp=4)) + 2 * (layers + table) / 4 * 2 / 2
+    # Four sums of 8 x 64 tokens a layer.
+    assert law(mesh_of(tensor=2)) == 4 * 2 * (2 * 8 * 64 * 32) * 2 / 2
+    assert law(mesh_of()) == 0
+
+
+def test_a_step_sends_what_its_gradients_do():
+    def sent(path, **fields):
+        overrides = {field.replace("__", "."): value for field, value in fields.items()}
+        config = fitting.changed(load(path), overrides)
+        (found,) = sending.of(config, mesh_of(fsdp=16)).values()
+        return np.array(found)
+
+    def once(layers, width):
+        kernels, table = layers * 12 * width**2, 50304 * width
+        return 15 / 16 * 2 * np.array([3 * kernels + 3 * table, 4 * kernels + 3 * table])
+
+    policy, value = once(24, 2048), once(32, 4096)
+    np.testing.assert_allclose(sent("configs/sft/gpt3_1p3b.py"), policy)
+    np.testing.assert_allclose(sent("configs/rm/gpt3_6b.py", train__microbatch_size=16), 4 * value)
+    # 8 minibatches of 4 pieces of 16 episodes; 32 pieces of 16 pretraining rows in each
+    plain = sent("configs/ppo/gpt3_1p3b.py", ppo__ptx_coef=0.0)
+    np.testing.assert_allclose(plain, 8 * 4 * (policy + value))
+    np.testing.assert_allclose(sent("configs/ppo/gpt3_1p3b.py"), plain + 8 * 32 * policy)
 
 
 def test_a_sweep_ranks_what_fits_by_time_and_says_why_the_others_do_not(monkeypatch):

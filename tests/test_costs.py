@@ -172,6 +172,29 @@ def test_collectives_of_a_stored_text_are_those_worked_out_by_hand():
     )  # from 3, one more each turn, while it and one are less than 10
 
 
+@pytest.mark.parametrize(
+    "written, chips",
+    [
+        ("{{0,4},{1,5}}", (0, 4)),
+        ("[2,4]<=[8]", (0, 1, 2, 3)),
+        ("[4,2]<=[2,2,2]T(0,2,1)", (0, 2)),
+        ("mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'b'}", (0, 1)),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", (0, 2, 4, 6)),
+    ],
+)
+def test_a_group_of_chips_is_read_in_every_form_it_is_written_in(written, chips):
+    text = f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  ROOT %a = f32[8]{{0}} all-reduce(%p), replica_groups={written}, to_apply=%add\n}}"
+    (found,) = traffic.read(text).collectives
+    assert found.chips == chips and found.wire_bytes == 2 * 32 * (len(chips) - 1) / len(chips)
+
+
+def test_collectives_of_a_layer_are_told_from_those_around_it():
+    assert not any(one.in_layers for one in traffic.read(TEXT).collectives)
+    inside = [one.kind for one in traffic.read(TEXT, frozenset({4})).collectives if one.in_layers]
+    assert inside == ["collective-permute"] * 2
+
+
 def test_turns_of_a_stored_texts_loops():
     module = hlo.parse(TEXT)
     main = module.computations[module.entry]

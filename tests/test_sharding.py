@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec
 
 from instruct_jax.algorithms.decode import SamplingConfig, generate
 from instruct_jax.batches import PromptBatch
+from instruct_jax.costs import traffic
 from instruct_jax.errors import InputError
-from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.models.variants import variant
 from instruct_jax.sharding import (
     RULES,
@@ -24,6 +25,7 @@ from instruct_jax.sharding import (
     param_spec,
     place,
 )
+from instruct_jax.stages import states
 
 ROWS, T = 4, 12
 TOKENS = np.random.default_rng(0).integers(3, 100, (ROWS, T)).astype(np.int32)
@@ -123,6 +125,21 @@ def test_generation_on_eight_devices_equals_that_on_one(mesh, tiny_model, tiny_p
     np.testing.assert_array_equal(one[1], other[1])
 
 
+@pytest.mark.parametrize("axes, gathers", [(dict(data=8), False), (dict(data=2, fsdp=4), True)])
+def test_devices_with_rows_of_their_own_decode_without_a_word_to_each_other(
+    axes, gathers, tiny_model, tiny_params
+):
+    tokens, mesh = np.tile(TOKENS, (2, 1))[:, :6], make_mesh(**axes)
+    prompts = PromptBatch(tokens, np.ones((8, 6), bool), np.arange(8, dtype=np.int32))
+    with jax.set_mesh(mesh):
+        params = place(tiny_params, param_shardings(tiny_params, mesh))
+        call = jax.jit(lambda p, b, key: generate(tiny_model, p, b, key, SamplingConfig(4), 2, 0))
+        text = call.lower(params, place(prompts, batch_sharding(mesh)), jax.random.key(0)).compile().as_text()
+    sent = traffic.read(text).collectives
+    assert not [one for one in sent if one.loop]
+    assert bool(sent) == gathers  # parameters that lie over fsdp are gathered once
+
+
 def test_batches_that_do_not_divide_name_the_numbers_and_the_way_out(mesh):
     check_divides(8, mesh)
     with pytest.raises(InputError, match="batch of 6 rows.*2 x 2 = 4 devices: use a batch of 4 or 8"):
@@ -138,6 +155,29 @@ def test_rows_whose_tokens_do_not_divide_name_the_numbers_and_the_way_out():
         InputError, match="rows of 10 tokens do not divide over mesh.sequence = 4: use 8 or 12"
     ):
         check_tokens(10, long)
+
+
+@pytest.mark.parametrize("axes", [dict(data=4, fsdp=2), dict(data=2, fsdp=2, sequence=2)])
+def test_tokens_are_exchanged_to_be_looked_up_and_never_the_table(axes):
+    model, mesh = ScalarModel(variant("tiny", context=512, unroll=False)), make_mesh(**axes)
+
+    def gradient(params, tokens):
+        return jax.grad(lambda p: model.apply({"params": p}, tokens, tokens * 0 + 1).sum())(params)
+
+    with jax.set_mesh(mesh):
+        params = states.sharded(states.abstract_params(model), mesh)
+        tokens = jax.ShapeDtypeStruct((8, 512), np.int32, sharding=batch_sharding(mesh))
+        layout = jax.tree.map(lambda x: x.sharding, params)
+        text = jax.jit(gradient, out_shardings=layout).lower(params, tokens).compile().as_text()
+    table = 128 * 32 * 4
+    sent = [one for one in traffic.read(text).collectives if not one.in_layers and one.times == 1]
+    assert [one.kind for one in sent if one.kind == "all-to-all"] and not [
+        one for one in sent if one.kind == "all-gather" and one.bytes == table
+    ]
+    # The slice of a device's channels is summed over the copies, not the whole over all devices.
+    assert {one.chips for one in sent if one.kind == "all-reduce" and one.bytes > table // 8} == {
+        tuple(range(0, 8, 8 // mesh.shape["data"]))
+    }
 
 
 def test_a_sequence_axis_divides_the_memory_of_long_rows():

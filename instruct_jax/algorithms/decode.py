@@ -16,7 +16,7 @@ from instruct_jax.batches import PromptBatch
 from instruct_jax.errors import InputError
 from instruct_jax.models import layers
 from instruct_jax.models.cache import KVCache, init_cache
-from instruct_jax.sharding import gather_fsdp
+from instruct_jax.sharding import by_rows, gather_fsdp, rows_apart
 
 EXCLUDED = -1e30
 BLOCK = 128  # tokens
@@ -72,16 +72,19 @@ def generate(
     after another: their caches are never alive together, and the tokens are the same. InputError where P + R is longer
     than the model's context, or where the batch does not divide.
     """
-    keys_B = row_keys(key, prompts.tokens_BP.shape[0])
+    rows = prompts.tokens_BP.shape[0]
     # Once, or the slices of a model that lies over fsdp would be gathered for every token.
     params = gather_fsdp(layers.compute_dtype(params, model.config))
 
-    def respond(chunk):
-        return _generate(model, params, *chunk, sampling, eos_id, pad_id)
+    def respond(params, batch):
+        if chunks == 1:
+            return _generate(model, params, *batch, sampling, eos_id, pad_id)
+        parts = split(batch, chunks, "prompts")
+        return join(lax.map(lambda part: _generate(model, params, *part, sampling, eos_id, pad_id), parts))
 
-    if chunks == 1:
-        return respond((prompts, keys_B))
-    return join(lax.map(respond, split((prompts, keys_B), chunks, "prompts")))
+    # Each device by itself where it can, or after every token all would ask each other whether all rows have ended.
+    respond = by_rows(respond, rows) if rows_apart(rows // chunks) else respond
+    return respond(params, (prompts, row_keys(key, rows)))
 
 
 def row_keys(key, rows: int) -> jax.Array:

@@ -5,13 +5,15 @@ Two phases are kept apart: loops that may end early (decoding), and the rest.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from instruct_jax.costs.hlo import Computation, Instruction, Module, array_bytes, called_by, parse, turns
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "send")
+_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_IOTA = rf"\[([\d,]+)\]<={_ORDER}"
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
          "partition-id", "replica-id", "opt-barrier", "iota"}  # fmt: skip
 
@@ -21,7 +23,7 @@ class Collective:
     """A collective of a program: what each chip holds of the result in bytes, how often it runs, over which chips.
 
     `overlapped` says that it is started and awaited apart, so that the compiler computes meanwhile; `chips` is one of its groups, as
-    places in the mesh."""
+    places in the mesh; `in_layers` that it is inside a loop over a model's layers."""
 
     kind: str
     bytes: float
@@ -29,6 +31,7 @@ class Collective:
     chips: tuple[int, ...]
     overlapped: bool
     loop: bool
+    in_layers: bool = False
 
     @property
     def wire_bytes(self) -> float:
@@ -52,29 +55,40 @@ class Traffic:
     collectives: tuple[Collective, ...]
 
 
-def read(text: str) -> Traffic:
-    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit)."""
+def read(text: str, layers: frozenset[int] = frozenset()) -> Traffic:
+    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit). `layers`: how
+    many the models have, by which the loops over them are known."""
     module = parse(text)
     moved, found = {False: 0.0, True: 0.0}, []
 
-    def visit(name: str, times: int, loop: bool, fused: bool) -> None:
+    def visit(name: str, times: int, loop: bool, fused: bool, in_layers: bool) -> None:
         inside = module.computations[name]
         for each in inside.instructions.values():
             collective = _collective(module, inside, each, times, loop)
             if collective:
-                found.append(collective)
+                found.append(replace(collective, in_layers=in_layers))
             if not fused:
                 moved[loop] += times * _moved(module, inside, each)
             if each.opcode == "while":
                 count, early = turns(module, inside, each)
+                over_layers = count in layers and not _loops(module, each.called("body"), layers)
                 for part in ("body", "condition"):
-                    visit(each.called(part), times * count, loop or early, fused)
+                    visit(each.called(part), times * count, loop or early, fused, in_layers or over_layers)
             elif collective is None or each.opcode == "call":
                 for called in called_by(each):
-                    visit(called, times, loop, fused or each.opcode not in ("call", "conditional"))
+                    visit(called, times, loop, fused or each.opcode not in ("call", "conditional"), in_layers)
 
-    visit(module.entry, 1, False, False)
+    visit(module.entry, 1, False, False, False)
     return Traffic(moved[True], moved[False], tuple(found))
+
+
+def _loops(module: Module, name: str, counts: frozenset[int]) -> bool:
+    """Whether a computation has a loop of so many turns: then it is itself over pieces or tokens, if by chance as many as layers."""
+    inside = module.computations[name]
+    return any(
+        each.opcode == "while" and turns(module, inside, each)[0] in counts
+        for each in inside.instructions.values()
+    )
 
 
 def _collective(
@@ -117,18 +131,25 @@ def _group(attributes: str) -> tuple[int, ...]:
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
         return tuple(int(i) for i in listed[1].split(","))
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    iota = re.search(rf"replica_groups={_IOTA}", attributes)
     if iota:
-        shape, dims = _ints(iota[1]), _ints(iota[2])
-        order = _ints(iota[3]) if iota[3] else range(len(dims))
-        return tuple(np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)[0].tolist())
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
+        return tuple(_places(*iota.groups()[1:]).reshape(_ints(iota[1]))[0].tolist())
+    mesh = re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_ORDER}\))? ?\{{([^}}]*)\}}", attributes
+    )
     if mesh:
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
-        over = re.findall(r"'(\w+)'", mesh[2])
-        places = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        axes, dims, order, over = mesh.groups()
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+        over = re.findall(r"'(\w+)'", over)
+        places = _places(dims or str(math.prod(sizes.values())), order).reshape(tuple(sizes.values()))
         return tuple(places[tuple(slice(None) if name in over else 0 for name in sizes)].ravel().tolist())
     return (0,)
+
+
+def _places(dims: str, order: str | None) -> np.ndarray:
+    """The devices 0, 1, ... in dimensions whose order is changed."""
+    devices = np.arange(math.prod(_ints(dims))).reshape(_ints(dims))
+    return devices if order is None else devices.transpose(_ints(order))
 
 
 def _ints(text: str) -> list[int]:

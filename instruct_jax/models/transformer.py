@@ -19,7 +19,7 @@ from instruct_jax.models.attention.choice import over_rows
 from instruct_jax.models.attention.xla import attend, branch_mask, causal_mask, near_mask
 from instruct_jax.models.cache import KVCache, fill, write
 from instruct_jax.models.variants import TransformerConfig
-from instruct_jax.sharding import constrain_rows, constrain_tokens, fetched
+from instruct_jax.sharding import constrain_rows, constrain_tokens, fetched, look_up
 
 
 class Sight(NamedTuple):
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)
         dropout_key = None if deterministic or not self.config.dropout else self.make_rng("dropout")
         attend = self._over_rows(segments_BT)
-        x_BTD = constrain_tokens(self._embedded(tokens_BT, positions_BT))
+        x_BTD = look_up(self._embedded, tokens_BT, positions_BT)
 
         def body(x_BTD, of_layer):
             layer, local, key = of_layer

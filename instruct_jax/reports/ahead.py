@@ -14,12 +14,14 @@ def text(report: dict) -> str:
     parts = [f"{report['experiment']} on {where(report)}", table(memory_rows(report))]
     timed = time_rows(report)
     if len(timed) > 1:
-        parts += [table(timed), table(collective_rows(report))]
+        parts += [table(timed), table(sent_rows(report)), table(collective_rows(report))]
     if report["cost"]:
         parts.append(cost_line(report["cost"]))
     parts.append("Assumed:\n" + "\n".join(f"- {one}" for one in report["assumed"]))
     if report.get("tried"):
-        parts.append("Tried, because it does not fit:\n" + table(tried_rows(report["tried"])))
+        parts.append(f"{tried_title(report)}:\n" + table(tried_rows(report["tried"])))
+    if "chosen" in report:
+        parts.append("Chosen: " + fields(report["chosen"]))
     return "\n\n".join(parts)
 
 
@@ -63,10 +65,10 @@ def memory_rows(report: dict) -> list[list[str]]:
 
 
 def time_rows(report: dict) -> list[list[str]]:
-    """Least seconds of a run by program and phase."""
+    """Predicted seconds of a run by program and phase."""
     rows = [
         [
-            "seconds at the least",
+            "predicted seconds, at the least",
             "products",
             "memory",
             "links",
@@ -115,10 +117,49 @@ def collective_rows(report: dict) -> list[list[str]]:
     return rows
 
 
+def sent_rows(report: dict) -> list[list[str]]:
+    """GiB that a device sends in a run of each program, beside the law for those that train."""
+    head = [
+        "GiB",
+        "by the law",
+        "ratio",
+        "with layers gathered again",
+        "ratio",
+        "MiB waited for at once in a layer",
+    ]
+    rows = [["sent by a device", *head]]
+    for name, found in report["programs"].items():
+        sent, law = found.get("sent_bytes"), found.get("law_bytes")
+        if sent is None:
+            continue
+        beside = ["–"] * 4
+        if law and law["least"]:
+            beside = [
+                word
+                for bytes in (law["least"], law["again"])
+                for word in (f"{bytes / GIB:.3f}", f"{sent / bytes:.2f}")
+            ]
+        rows.append([name, f"{sent / GIB:.3f}", *beside, f"{found['waited_for_bytes'] / 2**20:.1f}"])
+    return rows
+
+
+def fields(overrides: dict) -> str:
+    """Fields as they are given on the command line."""
+    return " ".join(f'--config.{field}="{value}"' if isinstance(value, (tuple, list)) else f"--config.{field}={value}"
+                    for field, value in overrides.items())  # fmt: skip
+
+
+def tried_title(report: dict) -> str:
+    """Why something was tried."""
+    return (
+        "Tried, to choose the largest that fits" if "chosen" in report else "Tried, because it does not fit"
+    )
+
+
 def cost_line(cost: dict) -> str:
     """The whole experiment in a sentence."""
     return (
-        f"The whole experiment: {cost['runs']} rounds of at least {cost['seconds_a_run']:.3g} s = {cost['hours']:.3g} h, "
+        f"The whole experiment, predicted: {cost['runs']} rounds of at least {cost['seconds_a_run']:.3g} s = {cost['hours']:.3g} h, "
         f"{cost['chip_hours']:,.0f} chip-hours; at most {cost['mfu']:.1%} MFU ({cost['hfu']:.1%} with what is computed again), "
         f"{cost['tokens_a_second']:,.0f} tokens/s."
     )
@@ -126,18 +167,21 @@ def cost_line(cost: dict) -> str:
 
 def tried_rows(tried: list[dict]) -> list[list[str]]:
     """What was tried in order."""
-    rows = [["change", "program", "GiB needed", "", "compiled in"]]
+    rows = [["change", "program", "GiB needed", "", "predicted s", "compiled in"]]
     for one in tried:
-        change = " ".join(f"--config.{field}={value}" for field, value in one["overrides"].items())
+        seconds = f"{one['seconds']:.3g}" if "seconds" in one else "–"
         needed = "–" if one.get("needed_bytes") is None else f"{one['needed_bytes'] / GIB:.2f}"
         verdict = "fits" if one["fits"] else one.get("refused", "does not fit")
-        rows.append([change, one["program"], needed, verdict, f"{one.get('compile_seconds', 0):.0f} s"])
+        took = f"{one.get('compile_seconds', 0):.0f} s"
+        rows.append([fields(one["overrides"]), one["program"], needed, verdict, seconds, took])
     return rows
 
 
 def mesh_rows(report: dict) -> list[list[str]]:
     """The meshes of a sweep, the best first."""
-    rows = [["data x fsdp x tensor", "GiB needed at most", "s a round", "MFU at most", "chip-hours", ""]]
+    rows = [
+        ["data x fsdp x tensor", "GiB needed at most", "predicted s a round", "MFU at most", "chip-hours", ""]
+    ]
     for one in report["meshes"]:
         cost, needed = one.get("cost"), one.get("needed_bytes")
         times = (
@@ -177,11 +221,12 @@ def _parts(report: dict) -> list[dict]:
         ]
     parts = [_part("Memory of a device", memory_rows(report), "memory.png", draw_memory)]
     if len(time_rows(report)) > 1:
-        parts.append(_part("Least time of a run", time_rows(report), "time.png", draw_time))
+        parts.append(_part("Predicted time of a run, at the least", time_rows(report), "time.png", draw_time))
+        parts.append(_part("What a device sends in a run", sent_rows(report)))
     if len(collective_rows(report)) > 1:
-        parts.append(_part("What devices send each other in a run", collective_rows(report)))
+        parts.append(_part("Collectives of a run", collective_rows(report)))
     if report.get("tried"):
-        parts.append(_part("Tried, because it does not fit", tried_rows(report["tried"])))
+        parts.append(_part(tried_title(report), tried_rows(report["tried"])))
     return parts
 
 
@@ -261,7 +306,7 @@ def draw_time(report: dict):
         (name if len(found["phases"]) == 1 else f"{name}: {names[phase]}", {part: seen[key] for part, key in keys.items()})
         for name, found in report["programs"].items() for phase, seen in found.get("phases", {}).items()
     ]  # fmt: skip
-    return _bars(rows, parts, "seconds of a run at the least", stacked=False)[0]
+    return _bars(rows, parts, "predicted seconds of a run, at the least", stacked=False)[0]
 
 
 def draw_meshes(report: dict):
@@ -272,7 +317,10 @@ def draw_meshes(report: dict):
         for one in rows
     ]
     return _bars(
-        timed, {"fits": "#0072b2", "does not fit": "#b0b0b6"}, "seconds of a round at the least", stacked=True
+        timed,
+        {"fits": "#0072b2", "does not fit": "#b0b0b6"},
+        "predicted seconds of a round, at the least",
+        stacked=True,
     )[0]
 
 

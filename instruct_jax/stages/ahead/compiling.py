@@ -19,11 +19,12 @@ from instruct_jax.devices import Chip
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import make_mesh
 from instruct_jax.stages import setup
-from instruct_jax.stages.ahead import work
+from instruct_jax.stages.ahead import sending, work
 from instruct_jax.stages.settings import section
 
 ASSUMED = (
-    "products run at the chip's peak, memory and links at theirs: a real run is slower; time and chip-hours are the least, MFU the most",
+    "every time is predicted, none was measured: products run at the chip's peak, memory and links at theirs, and a real run is slower; "
+    "time and chip-hours are the least, MFU the most",
     "collectives started and awaited apart run beside products, the others stop them; links carry rings in both directions",
     "operations divide evenly over the chips; of a kernel its whole grid counts, with blocks that a mask skips; softmax, norms and "
     "sampling are not counted",
@@ -65,21 +66,26 @@ def examine(
     only: str | None = None,
     rows: int | None = None,
     say: Callable = print,
+    known: dict | None = None,
 ) -> dict:
-    """Compiles the programs of an experiment (`only` one of them) for a slice -> a report, as JSON has it; `say` is told of each.
+    """Compiles the programs of an experiment (`only` one of them) for a slice -> a report, as JSON has it; `say` is told of each. What
+    is `known` of a program already is not compiled again.
 
     `programs(config, mesh)` is the stage's. InputError for a mesh or a batch that does not divide.
     """
     mesh = place.mesh(config)
     with jax.set_mesh(mesh):
-        found = programs(config, mesh)
+        found, law, layers = programs(config, mesh), sending.of(config, mesh), work.layers(config)
         if only is not None and only not in found:
             raise InputError(f"--only {only}: the programs are {', '.join(found)}")
         reports = {}
         for name, (jitted, arguments) in found.items():
-            if only in (None, name):
+            if name in (known or {}):
+                reports[name] = known[name]
+            elif only in (None, name):
                 beside = resident_bytes(arguments, [other for _, other in found.values()])
-                reports[name] = compile_one(jitted, arguments, mesh, place.chip, beside)
+                reports[name] = compile_one(jitted, arguments, mesh, place.chip, beside, layers)
+                reports[name]["law_bytes"] = law[name]._asdict() if name in law else None
                 say(line(name, reports[name], place.chip))
     asked = work.of(config, rows)
     for name, report in reports.items():
@@ -111,8 +117,9 @@ def share_bytes(leaf) -> float:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
-def compile_one(jitted, arguments, mesh, chip: Chip, beside: float) -> dict:
-    """One program's report; `beside` is what else lies in a chip's memory meanwhile. A program that is too large does not fit."""
+def compile_one(jitted, arguments, mesh, chip: Chip, beside: float, layers: frozenset[int]) -> dict:
+    """One program's report; `beside` is what else lies in a chip's memory meanwhile, `layers` how many its models have. A program that
+    is too large does not fit."""
     start = time.perf_counter(), time.process_time()
     traced = jitted.trace(*arguments)
     products = flops.count(traced.jaxpr)
@@ -131,16 +138,17 @@ def compile_one(jitted, arguments, mesh, chip: Chip, beside: float) -> dict:
     report |= _times(start) | memory(compiled)
     report["needed_bytes"] += beside
     report["fits"] = report["needed_bytes"] <= chip.hbm_bytes
-    seen = traffic.read(compiled.as_text())
+    seen = traffic.read(compiled.as_text(), layers)
     places = [tuple(device.coords) for device in mesh.devices.flat]
     phases = roofline(mine, seen, places, chip)
     return report | {
         "memory_traffic_bytes": {"loop": seen.loop_bytes, "rest": seen.rest_bytes},
-        "collectives": summary(seen, places, chip),
+        "collectives": summary(seen, places, chip), "sent_bytes": sum(one.wire_bytes for one in seen.collectives),
+        "waited_for_bytes": max((one.bytes for one in seen.collectives if one.in_layers and not one.overlapped), default=0.0),
         "phases": {name: part._asdict() for name, part in phases.items()},
         "seconds": sum(part.seconds for part in phases.values()),
         "bound": max(phases.values(), key=lambda part: part.seconds).bound,
-    }
+    }  # fmt: skip
 
 
 def _times(start: tuple[float, float]) -> dict:

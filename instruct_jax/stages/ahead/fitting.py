@@ -7,17 +7,22 @@ import jax
 from ml_collections import ConfigDict
 
 from instruct_jax.errors import InputError
+from instruct_jax.sharding import batch_devices
 from instruct_jax.stages import setup
-from instruct_jax.stages.ahead import compiling
+from instruct_jax.stages.ahead import compiling, work
 from instruct_jax.stages.ahead.compiling import Slice
 from instruct_jax.stages.settings import section
 
 PIECES = {
-    "rollout": ("train.rollout_size",),
-    "scoring": ("train.microbatch_size",),
     "update": ("train.microbatch_size", "train.ptx_microbatch_size"),
+    "scoring": ("train.microbatch_size",),
+    "rollout": ("train.rollout_size",),
     "train_step": ("train.microbatch_size",),
 }
+REMATS = ("none", "dots", "full")
+AWAY = {
+    "ppo": ("optimizer", "average", "frozen")
+}  # what may lie in the hosts' memory; of the other stages the optimizer
 
 
 def changed(config: ConfigDict, overrides: dict) -> ConfigDict:
@@ -46,11 +51,21 @@ def suggest(
                 {"program": name, "overrides": overrides}
                 | _attempt(changed(config, overrides), programs, place, name)
             )
-            say(f"tried {' '.join(f'{field}={value}' for field, value in overrides.items())}: "
-                + ("fits" if tried[-1]["fits"] else tried[-1].get("refused", "does not fit")))  # fmt: skip
+            say(told(tried[-1]))
             if tried[-1]["fits"]:
                 break
     return tried
+
+
+def told(one: dict) -> str:
+    """What is printed of an attempt."""
+    fields = " ".join(f"{field}={value}" for field, value in one["overrides"].items())
+    seconds = f", predicted {one['seconds']:.3g} s" if "seconds" in one else ""
+    return f"tried {fields}: " + (f"fits{seconds}" if one["fits"] else one.get("refused", "does not fit"))
+
+
+def _models(config: ConfigDict) -> list[str]:
+    return [name for name in ("model", "reward_model") if name in config]
 
 
 def _attempt(config: ConfigDict, programs: Callable, place: Slice, name: str) -> dict:
@@ -58,11 +73,72 @@ def _attempt(config: ConfigDict, programs: Callable, place: Slice, name: str) ->
         return compiling.examine(config, programs, place, only=name, say=lambda told: None)["programs"][name]
     except InputError as error:
         return {"fits": False, "refused": str(error)}
+    finally:
+        jax.clear_caches()
+
+
+def choose(
+    config: ConfigDict, programs: Callable, place: Slice, *, rows: int | None = None, say: Callable = print
+) -> dict:
+    """Remat and pieces by trial -> examine's report of the config that was chosen, with the `chosen` fields and what was `tried`.
+
+    For every kind of recomputation the largest pieces that fit, from the whole batch down by halves; of those the least predicted time.
+    Sampling comes after the update, with what that chose.
+    """
+    tried, chosen, found = [], {}, {}
+    for name in [name for name in PIECES if name in work.of(config, rows).programs]:
+        steps = list(ladder(config, place, name, chosen)) or [{}]
+
+        def attempt(overrides: dict, name=name) -> dict:
+            one = _attempt(changed(config, overrides), programs, place, name)
+            tried.append({"program": name, "overrides": overrides} | one)
+            say(told(tried[-1]))
+            return tried[-1]
+
+        best = None
+        for remat in REMATS if name in ("update", "train_step") else ("",):
+            recompute = {f"{model}.remat": remat for model in _models(config) if remat}
+            first = chosen | recompute | steps[0]
+            largest = first_that_fits([chosen | recompute | sizes for sizes in steps], attempt)
+            if largest and (best is None or largest["seconds"] < best["seconds"]):
+                best = largest
+            if largest and largest["overrides"] == first:
+                break  # the whole at once: to compute more again would buy nothing
+        best = best or tried[-1]
+        chosen = best["overrides"]
+        found[name] = {field: value for field, value in best.items() if field not in ("program", "overrides")}
+    report = compiling.examine(changed(config, chosen), programs, place, rows=rows, say=say, known=found)
+    return report | {"chosen": chosen, "tried": tried}
+
+
+def first_that_fits(steps: list[dict], attempt: Callable[[dict], dict]) -> dict | None:
+    """What `attempt` makes of the first step that fits, where all after one that fits do; few attempts, for each compiles."""
+    best = attempt(steps[0])
+    if best["fits"] or len(steps) == 1:
+        return best if best["fits"] else None
+    best, bad, good = attempt(steps[-1]), 0, len(steps) - 1
+    while best["fits"] and good - bad > 1:
+        middle = (bad + good) // 2
+        found = attempt(steps[middle])
+        bad, good, best = (bad, middle, found) if found["fits"] else (middle, good, best)
+    return best if best["fits"] else None
+
+
+def ladder(config: ConfigDict, place: Slice, program: str, fixed: dict) -> Iterator[dict]:
+    """Sizes of a program's pieces that are not `fixed`: the whole, then by halves as long as they divide over the devices."""
+    devices = batch_devices(place.mesh(config))
+    sizes = {field: _whole(config, field) for field in PIECES[program] if field not in fixed}
+    smaller: dict = {}
+    while smaller != sizes:
+        sizes = smaller or sizes
+        yield sizes
+        smaller = {field: size // 2 if size % (2 * devices) == 0 else size for field, size in sizes.items()}
 
 
 def changes(config: ConfigDict, program: str) -> Iterator[dict]:
-    """What may make a program smaller, the cheapest first: recomputation, pieces by fours, then more of the mesh for one model."""
-    models = [name for name in ("model", "reward_model") if name in config]
+    """What may make a program smaller, the cheapest first: recomputation, pieces by fours, parameters over all of the mesh, the hosts'
+    memory, then more of the mesh for one row and for one model."""
+    models = _models(config)
     if any(config[name].get("remat", "none") != "full" for name in models):
         yield {f"{name}.remat": "full" for name in models}
     mesh = section(config, "mesh", setup.MeshSettings)
@@ -74,24 +150,31 @@ def changes(config: ConfigDict, program: str) -> Iterator[dict]:
     if mesh.data > 1:
         fsdp *= mesh.data
         yield {"mesh.data": 1, "mesh.fsdp": fsdp}
+    away = AWAY.get(config.stage, ("optimizer",))
+    if set(config.train.get("offload", ())) != set(away):
+        yield {"train.offload": away}
+    if mesh.sequence == 1 and fsdp % 2 == 0:
+        yield {"mesh.data": 1, "mesh.fsdp": fsdp // 2, "mesh.sequence": 2}
     while tensor < 16 and fsdp % 2 == 0:
         fsdp, tensor = fsdp // 2, tensor * 2
-        yield {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor} | {
+        yield {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.sequence": mesh.sequence, "mesh.tensor": tensor} | {
             field: _smaller(size, fsdp) for field, size in sizes.items()
         }
 
 
 def _size(config: ConfigDict, field: str) -> int:
     """How many rows are taken at once where a field says, and where it does not."""
+    return config.train.get(field.removeprefix("train.")) or _whole(config, field)
+
+
+def _whole(config: ConfigDict, field: str) -> int:
+    """How many rows there are to cut into the pieces of a field."""
     train = config.train
-    whole = {
-        "train.rollout_size": lambda: train.batch_size,
-        "train.microbatch_size": lambda: (
-            train.minibatch_size if "minibatch_size" in train else config.data.batch_size
-        ),
-        "train.ptx_microbatch_size": lambda: train.minibatch_size * train.get("ptx_ratio", 8),
-    }[field]
-    return train.get(field.removeprefix("train.")) or whole()
+    if field == "train.rollout_size":
+        return train.batch_size
+    if field == "train.ptx_microbatch_size":
+        return train.minibatch_size * train.get("ptx_ratio", 8)
+    return train.minibatch_size if "minibatch_size" in train else config.data.batch_size
 
 
 def _smaller(size: int, devices: int) -> int:

@@ -24,13 +24,24 @@ class Work(NamedTuple):
     assumed: tuple[str, ...]
 
 
+def matrices(model: TransformerConfig) -> int:
+    """Weights of one layer's products."""
+    D, heads, kv = model.width, model.heads * model.head_dim, model.kv_heads * model.head_dim
+    return D * (2 * heads + 2 * kv) + D * model.mlp * (3 if model.gated else 2)
+
+
 def forward(model: TransformerConfig, rows: int, length: int, predicted: int = 0) -> float:
     """Operations of one forward pass over rows of `length` tokens, of which `predicted` a row go through the vocabulary head."""
-    D, heads, kv = model.width, model.heads * model.head_dim, model.kv_heads * model.head_dim
-    matrices = D * (2 * heads + 2 * kv) + D * model.mlp * (3 if model.gated else 2)
     tokens = rows * length
-    attention = 2.0 * model.layers * heads * length * tokens
-    return 2.0 * model.layers * matrices * tokens + attention + 2.0 * D * model.vocab * rows * predicted
+    attention = 2.0 * model.layers * model.heads * model.head_dim * length * tokens
+    head = 2.0 * model.width * model.vocab * rows * predicted
+    return 2.0 * model.layers * matrices(model) * tokens + attention + head
+
+
+def layers(config: ConfigDict) -> frozenset[int]:
+    """How many layers the models of a config have."""
+    names = [name for name in ("model", "reward_model") if name in config]
+    return frozenset(setup.transformer(section(config, name, setup.ModelSettings)).layers for name in names)
 
 
 def of(config: ConfigDict, rows: int | None = None) -> Work:
