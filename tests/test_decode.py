@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import logits as reference_logits
 
-from instruct_jax.algorithms.decode import SamplingConfig, choose, draw, generate, truncate
+from instruct_jax.algorithms.decode import SamplingConfig, choose, draw, generate, likeliest, truncate
 from instruct_jax.batches import PromptBatch
 from instruct_jax.errors import InputError
+from instruct_jax.models import layers
+from instruct_jax.sharding import make_mesh
 
 B, P, R = 3, 6, 5
 EOS, PAD = 2, 0
@@ -62,6 +64,19 @@ def test_greedy_is_the_argmax_of_the_full_forward(sample, tiny_model, tiny_param
     best = reference_logits(tiny_params, tokens, segments, tiny_model.config)[:, P - 1 : -1].argmax(-1)
     np.testing.assert_array_equal(response[mask], best[mask])
     assert mask[:, 0].all()
+
+
+def test_kernels_that_lie_turned_on_a_cpu_say_the_same(sample, tiny_model, tiny_params):
+    batch, sampling = prompts(), SamplingConfig(R, temperature=0.0)
+    expected = sample(batch, temperature=0.0)
+    assert "kernel" in layers.rollout_layout(tiny_params, tiny_model.config)[0]["q"]
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        turned = layers.rollout_layout(tiny_params, tiny_model.config)[1]["up"]
+        np.testing.assert_array_equal(turned["turned"], tiny_params["layers"]["up"]["kernel"][1].T)
+        found = jax.jit(lambda p: generate(tiny_model, p, batch, jax.random.key(0), sampling, EOS, PAD))(
+            tiny_params
+        )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_left_padding_never_changes_a_generation(sample):
@@ -128,6 +143,12 @@ def test_generation_stops_with_its_longest_row(last, decodes):
     )
     jax.effects_barrier()
     assert len(calls) == decodes
+
+
+@given(st.integers(0, 99), st.sampled_from([1, 5, 128, 300]), st.integers(1, 4))
+def test_greedy_takes_the_first_of_the_likeliest(seed, vocab, values):
+    logits = np.random.default_rng(seed).integers(0, values, (4, vocab)).astype(np.float32)
+    np.testing.assert_array_equal(likeliest(jnp.asarray(logits)), logits.argmax(-1))
 
 
 def test_choose_samples_the_softmax_at_the_temperature():

@@ -99,7 +99,7 @@ def _generate(model, params, prompts, keys_N, sampling, eos_id, pad_id, slots):
     R, S = sampling.max_new_tokens, min(slots, N)
     longest_first_N = jnp.argsort(-prompts.mask_BP.sum(axis=1))
     run = Run(
-        model, params, layers.unstacked(params, model.config), prompts, keys_N, longest_first_N, sampling, jnp.asarray(eos_id),
+        model, params, layers.rollout_layout(params, model.config), prompts, keys_N, longest_first_N, sampling, jnp.asarray(eos_id),
         group=-(-S // GROUP),
     )  # fmt: skip
     # A shift always frees this much: the oldest row has at most P + R positions.

@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from instruct_jax.models.attention.xla import MASKED
+from instruct_jax.models.products import times_rows
 from instruct_jax.sharding import BATCH_AXES, SLICED, current_mesh
 
 
@@ -21,7 +22,8 @@ def next_logits(
     """f32 logits over the padded vocabulary, whose padding is masked, of states [..., D]; [..., V]."""
     ids_V = jnp.arange(tokens_VD.shape[0])
     flat_XD = hidden.reshape(-1, hidden.shape[-1])
-    logits_XV = _logits(flat_XD, tokens_VD.astype(hidden.dtype), ids_V, vocab, softcap, 1.0)
+    logits_XV = times_rows(flat_XD, tokens_VD.astype(hidden.dtype), jnp.float32)
+    logits_XV = _bent(logits_XV, ids_V, vocab, softcap, 1.0)
     return logits_XV.reshape(*hidden.shape[:-1], -1)
 
 
@@ -114,7 +116,10 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis, softcap, temperature
     V = tokens_VD.shape[0]
     first = 0 if axis is None else lax.axis_index(axis) * V
     over_vocab = (lambda x: x) if axis is None else partial(lax.psum, axis_name=axis)
-    logits_XV = _logits(hidden_XD, tokens_VD, first + jnp.arange(V), vocab, softcap, temperature)
+    logits_XV = lax.dot_general(
+        hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    logits_XV = _bent(logits_XV, first + jnp.arange(V), vocab, softcap, temperature)
     peak_X = lax.stop_gradient(logits_XV.max(axis=-1))
     peak_X = peak_X if axis is None else lax.pmax(peak_X, axis)
     weights_XV = jnp.exp(logits_XV - peak_X[:, None])
@@ -127,10 +132,7 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis, softcap, temperature
     return picked_X - log_total_X, log_total_X - mean_X
 
 
-def _logits(hidden_XD, tokens_VD, ids_V, vocab, softcap, temperature):
-    logits_XV = lax.dot_general(
-        hidden_XD, tokens_VD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+def _bent(logits_XV, ids_V, vocab, softcap, temperature):
     if softcap is not None:
         logits_XV = softcap * jnp.tanh(logits_XV / softcap) / temperature
     return jnp.where((ids_V < vocab)[None], logits_XV, MASKED)

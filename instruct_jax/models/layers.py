@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from instruct_jax.models.products import reads_rows, times_rows
 from instruct_jax.models.rope import rotate
 from instruct_jax.models.variants import TransformerConfig
 from instruct_jax.sharding import splits_tokens
@@ -79,11 +80,14 @@ def _after(x_BTD, layer, name, config):
 
 
 def dense(x_BTD, params):
-    """x @ kernel (+ bias)."""
+    """x @ kernel (+ bias); the kernel as it is, or turned by `rollout_layout`."""
     # Tokens in two dimensions: with three, XLA:CPU copies and transposes for the weight's gradient. Not where they lie over
     # `sequence`: no layout of flat tokens says which half of every row a device has.
     x = x_BTD if splits_tokens() else x_BTD.reshape(-1, x_BTD.shape[-1])
-    y = lax.dot_general(x, params["kernel"].astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())))
+    if "turned" in params:
+        y = times_rows(x, params["turned"].astype(x.dtype))
+    else:
+        y = lax.dot_general(x, params["kernel"].astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())))
     if "bias" in params:
         y = y + params["bias"].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return y.reshape(*x_BTD.shape[:2], -1)
@@ -151,6 +155,20 @@ def unstacked(params, config: TransformerConfig) -> list | None:
     if not config.unroll:
         return None
     return [jax.tree.map(itemgetter(n), params["layers"]) for n in range(config.layers)]
+
+
+def rollout_layout(params, config: TransformerConfig) -> list | None:
+    """`unstacked` as a loop over tokens reads it, many times over: on a CPU with every kernel turned, [out, in]."""
+    layers_N = unstacked(params, config)
+    if layers_N is None or not reads_rows():
+        return layers_N
+
+    def turned(part):
+        if "kernel" not in part:
+            return part
+        return {"turned": part["kernel"].T, **{name: x for name, x in part.items() if name != "kernel"}}
+
+    return [{name: turned(part) for name, part in layer.items()} for layer in layers_N]
 
 
 def compute_dtype(params, config: TransformerConfig):

@@ -180,7 +180,7 @@ class PolicyModel(Backbone):
     ) -> tuple[jax.Array, KVCache]:
         """Appends one token to every row of the cache; f32[B, V] logits of the one after it, and the cache.
 
-        A loop over tokens passes `unstacked` (layers.unstacked), or every turn would copy each layer out of the stack.
+        A loop over tokens passes `unstacked` (layers.rollout_layout), or every turn would copy each layer out of the stack.
         `before` are the keys and the values of the pieces of a SlotCache before the one that `cache` has as its own keys and values.
         """
         at, piece = cache.length, jax.tree.leaves(cache.keys)[0].shape[-2]

@@ -61,11 +61,14 @@ def _cut(x, axis: int, parts: int):
 
 def _attend(q_BHTC, k_BGSC, v_BGSC, mask_BTS, *, scale, softcap):
     # Normalised after the product with the values: T x C divisions instead of T x S.
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
     keys, values = (x if isinstance(x, tuple) else (x,) for x in (k_BGSC, v_BGSC))
     B, H, T, C = q_BHTC.shape
     G, S = keys[0].shape[1], mask_BTS.shape[-1]
     grouped_BGXC = (q_BHTC * scale).reshape(B, G, H // G * T, C)
-    scores_BGXS = jnp.concatenate([_scores(grouped_BGXC, piece) for piece in keys], axis=-1)
+    scores_BGXS = jnp.concatenate(
+        [product("BGXC,BGSC->BGXS", grouped_BGXC, piece) for piece in keys], axis=-1
+    )
     if softcap is not None:
         scores_BGXS = softcap * jnp.tanh(scores_BGXS / softcap)
     bias_B1TS = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
@@ -74,30 +77,8 @@ def _attend(q_BHTC, k_BGSC, v_BGSC, mask_BTS, *, scale, softcap):
     weights_BHTS = jnp.exp(scores_BHTS - peak_BHT1)
     weights_BGXS = weights_BHTS.astype(values[0].dtype).reshape(B, G, H // G * T, S)
     shares = jnp.split(weights_BGXS, len(values), axis=-1)
-    mixed_BGXC = sum(_mixed(share, piece) for share, piece in zip(shares, values, strict=True))
+    mixed_BGXC = sum(
+        product("BGXS,BGSC->BGXC", share, piece) for share, piece in zip(shares, values, strict=True)
+    )
     mixed_BHTC = mixed_BGXC.reshape(B, H, T, C)
     return (mixed_BHTC / weights_BHTS.sum(axis=-1, keepdims=True)).astype(q_BHTC.dtype)
-
-
-def _scores(q_BGXC, k_BGSC):
-    if not _few(q_BGXC):
-        return jnp.einsum("BGXC,BGSC->BGXS", q_BGXC, k_BGSC, preferred_element_type=jnp.float32)
-    k_BGCS = k_BGSC.swapaxes(2, 3)
-    rows = [_summed(q_BGXC[:, :, x, :, None], k_BGCS) for x in range(q_BGXC.shape[2])]
-    return jnp.stack(rows, axis=2)
-
-
-def _mixed(weights_BGXS, v_BGSC):
-    if not _few(weights_BGXS):
-        return jnp.einsum("BGXS,BGSC->BGXC", weights_BGXS, v_BGSC, preferred_element_type=jnp.float32)
-    rows = [_summed(weights_BGXS[:, :, x, :, None], v_BGSC) for x in range(weights_BGXS.shape[2])]
-    return jnp.stack(rows, axis=2)
-
-
-def _summed(weights_BGY1, rows_BGYZ):
-    return (weights_BGY1.astype(jnp.float32) * rows_BGYZ.astype(jnp.float32)).sum(axis=2)
-
-
-def _few(rows_BGX_) -> bool:
-    """Whether the products are so thin that multiplying and adding beats starting a matrix product for each row and head."""
-    return rows_BGX_.shape[2] <= 4
