@@ -198,11 +198,17 @@ def participants(stage: str, dtypes: list[str], peers: list[str]) -> list[str]:
 
 
 def described(options) -> dict:
-    """The machine and the command."""
+    """The machine and the command, without the places where this machine keeps things."""
+    asked = [
+        f"--{name} {','.join(getattr(options, name))}" for name in ("stages", "dtypes", "sizes", "peers")
+    ]
+    asked = ["--growth", asked[2]] if options.growth else asked
     return {
-        "command": " ".join(["tests/benchmarks/run.py", *options.given]), "cores": options.threads,
-        "machine": f"{platform.system()} {platform.machine()}", "sizes": {name: dataclasses.asdict(SIZES[name]) for name in options.sizes},
-    }  # fmt: skip
+        "command": " ".join(["tests/benchmarks/run.py", *asked, f"--rounds {options.rounds}"]),
+        "cores": options.threads,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "sizes": {name: dataclasses.asdict(SIZES[name]) for name in options.sizes},
+    }
 
 
 def read_options(given: list[str]):
@@ -232,7 +238,6 @@ def read_options(given: list[str]):
     )
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
     options = parser.parse_args(given)
-    options.given = given
     options.stages = chosen("--stages", options.stages, STAGES)
     options.dtypes = chosen("--dtypes", options.dtypes, DTYPES)
     options.sizes = chosen("--sizes", options.sizes, SIZES)
