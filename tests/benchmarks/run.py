@@ -308,7 +308,7 @@ def main(given: list[str]) -> int:
             show(options.show)
         else:
             run(options)
-    except InputError as error:
+    except (InputError, Failed) as error:
         explain(error)
         return 2
     return 0

@@ -10,7 +10,7 @@ DIFFERENCES = {
     ("sft", "tunix"): "its loss holds one-hot targets and log-probabilities [rows, tokens, vocabulary]; weight decay; no entropy",
     ("rm", "trl"): "pairs only, the same number of rows; clips gradients to norm 1",
     ("decode", "transformers"): "a cache that grows by concatenation, a call of the model a token",
-    ("decode", "tunix"): "takes and returns text (words of one id each); reads the whole cache at every token",
+    ("decode", "tunix"): "takes and returns text (words of one id each)",
     ("ppo", "trl_ppo"): "keeps the logits of every generated token and takes the old log-probabilities from them: one forward pass of the "
     "policy fewer than ours; its heads run on prompts too; policy and value share one optimizer; computes each token's entropy",
     ("ppo", "tunix"): "its heads run on prompts too; rewards of the reward model are cut to whole numbers; weight decay; prompts "
