@@ -1,6 +1,7 @@
 """The benchmark beside others: its arithmetic with numbers worked by hand, its limits, its options, its talk with workers, and our side of
 it at the smallest size. The others' sides need environments of their own and run only in the benchmark itself."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from beside.sizes import SIZES  # noqa: E402
 from instruct_jax.models.transformer import PolicyModel  # noqa: E402
 from instruct_jax.pretrained import families  # noqa: E402
 from instruct_jax.sharding import make_mesh  # noqa: E402
-from instruct_jax.stages import states  # noqa: E402
+from instruct_jax.stages import states, train_lm  # noqa: E402
 
 TINY = SIZES["tiny"]
 US, THEM = "ours float32", "trl float32"
@@ -234,14 +235,21 @@ def test_our_worker_times_every_phase_and_knows_its_work(stage, parts, weights):
     )
 
 
-def test_our_training_counts_the_products_that_the_formula_gives(weights):
-    made = ours.make("sft", TINY, weights, "float32", make_mesh(data=1, devices=jax.devices()[:1]))
+@pytest.mark.parametrize(
+    "rows", [4, 512]
+)  # 512: more logits than are alive at once, which are made again for the gradient
+def test_our_training_counts_the_products_that_the_formula_gives(weights, rows):
+    size = dataclasses.replace(TINY, rows=rows)
+    data = dict(dir="", kind="documents", batch_size=rows)
+    config = ours.config_of(size, weights, "float32", data=data, train=dict(steps=1000))
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        found = ours.least_flops(train_lm.programs, config, size, mesh)
     # Forward, and twice that backward: every matrix for every token, the head for every token but a row's last, and attention's
     # two products of 10 x 10 scores with 4 heads of 8 channels in 2 layers.
-    tokens = TINY.rows * TINY.length
-    head = TINY.rows * (TINY.length - 1) * TINY.vocab * TINY.width
-    attention = TINY.layers * TINY.rows * 2 * TINY.length**2 * 4 * 8
-    assert made.work["step"].flops == 3 * 2 * (tokens * TINY.blocks + head + attention)
+    head = rows * (size.length - 1) * size.vocab * size.width
+    attention = size.layers * rows * 2 * size.length**2 * 4 * 8
+    assert found == {"train_step": 3 * 2 * (rows * size.length * size.blocks + head + attention)}
 
 
 def test_a_worker_that_cannot_start_is_told_with_its_last_words(tmp_path):

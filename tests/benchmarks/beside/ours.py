@@ -53,10 +53,17 @@ def config_of(size: Size, folder: Path, dtype: str, **more) -> ConfigDict:
     model = dict(pretrained=str(folder), context=size.length, dtype=dtype, unroll=True)
     return ConfigDict(
         dict(
-            seed=0, model=model, reward_model=model, optimizer=dict(learning_rate=1e-5),
+            seed=0, model=model, reward_model=dict(model), optimizer=dict(learning_rate=1e-5),
             text=dict(tokenizer="", template="plain", max_prompt=size.prompt, max_response=size.response), **more,
         )
     )  # fmt: skip
+
+
+def least_flops(make_programs: Callable, config: ConfigDict, size: Size, mesh) -> dict[str, float]:
+    """Operations of a stage's programs where nothing is computed twice: with all logits at once, none is made again for a gradient."""
+    config = ConfigDict(config.to_dict())
+    config.model.logit_chunk = size.rows * size.length
+    return {name: limits.flops(call, *shapes) for name, (call, shapes) in make_programs(config, mesh).items()}
 
 
 def shape(config: ConfigDict) -> TransformerConfig:
@@ -87,9 +94,10 @@ def prompt_rows(size: Size, seed: int) -> PromptBatch:
     return PromptBatch(tokens_BP, np.ones_like(tokens_BP, bool), np.arange(size.rows, dtype=np.int32))
 
 
-def training(size: Size, programs: dict, params, tx, batches: list, mesh) -> Cell:
+def training(size: Size, config: ConfigDict, make_programs: Callable, params, batches: list, mesh) -> Cell:
     """The cell of a train step: `size.steps` steps a round, every batch put on the mesh as the loop of training does it."""
-    step, _ = programs["train_step"]
+    step, _ = make_programs(config, mesh)["train_step"]
+    tx = make_optimizer(section(config, "optimizer", OptimizerConfig), 1000)
     held = [states.state_from(params, tx, mesh)]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(held[0].params))
     done = [0]
@@ -103,33 +111,28 @@ def training(size: Size, programs: dict, params, tx, batches: list, mesh) -> Cel
         jax.block_until_ready((held[0], metrics))
         return {"step": (time.perf_counter() - start) / size.steps}
 
-    work = Work(
-        limits.flops(step, held[0], setup.put(batches[0], mesh), jax.random.key(0)),
-        limits.training_bytes(parameters), size.rows * size.length,
-    )  # fmt: skip
+    flops = least_flops(make_programs, config, size, mesh)["train_step"]
+    work = Work(flops, limits.training_bytes(parameters), size.rows * size.length)
     return Cell(run_round, {"step": work}, parameters)
 
 
 def sft(size: Size, folder: Path, dtype: str, mesh) -> Cell:
     """Supervised fine-tuning or pretraining: stages/train_lm's step."""
-    config = config_of(
-        size, folder, dtype, data=dict(dir="", kind="documents", batch_size=size.rows), train=dict(steps=1000)
-    )
-    model = PolicyModel(shape(config))
-    tx = make_optimizer(section(config, "optimizer", OptimizerConfig), 1000)
+    data = dict(dir="", kind="documents", batch_size=size.rows)
+    config = config_of(size, folder, dtype, data=data, train=dict(steps=1000))
+    params = setup.load(folder, PolicyModel(shape(config)), mesh)
     batches = [text_rows(size, seed, size.rows) for seed in range(RING)]
-    return training(size, train_lm.programs(config, mesh), setup.load(folder, model, mesh), tx, batches, mesh)
+    return training(size, config, train_lm.programs, params, batches, mesh)
 
 
 def rm(size: Size, folder: Path, dtype: str, mesh) -> Cell:
     """The reward model's training: stages/train_rm's step."""
     data = dict(dir="", batch_size=size.rows // size.completions, k_max=size.completions)
     config = config_of(size, folder, dtype, data=data, train=dict(epochs=1.0))
-    tx = make_optimizer(section(config, "optimizer", OptimizerConfig), 1000)
     policy = setup.load(folder, PolicyModel(shape(config)), mesh)
     batches = [ranking_rows(size, seed) for seed in range(RING)]
     params = states.as_scalar(policy, jax.random.key(1))
-    return training(size, train_rm.programs(config, mesh), params, tx, batches, mesh)
+    return training(size, config, train_rm.programs, params, batches, mesh)
 
 
 def decode(size: Size, folder: Path, dtype: str, mesh) -> Cell:
@@ -169,6 +172,7 @@ class PPO:
             size, folder, dtype, policy_optimizer=optimizer, value_optimizer=optimizer, train=train,
             ppo=dict(kl_coef=0.05, ptx_coef=27.8 if ptx else 0.0),
         )  # fmt: skip
+        self.config = config
         self.pieces = p = train_ppo.build(config, None, NEVER, PAD)
         policy = setup.load(folder, p.policy, mesh)
         value = states.as_scalar(policy, jax.random.key(1))
@@ -211,21 +215,14 @@ class PPO:
 
     def work(self, dtype: str) -> dict[str, Work]:
         """Of rollout, update and both."""
-        prompts, rows = self.batch()
-        arguments = self.rollout_arguments(prompts)
-        rollout, _ = jax.eval_shape(self.rollout, *arguments)
         size, number = self.size, np.dtype(jnp.dtype(dtype)).itemsize
+        flops = least_flops(train_ppo.programs, self.config, size, self.mesh)
         scoring = 2 * limits.matrix_bytes(size, number, True) + 2 * limits.matrix_bytes(size, number, False)
-        moved = (
-            scoring + limits.matrix_bytes(size, number, vocabulary=True) + limits.decode_bytes(size, number)
-        )
-        tokens = size.rows * size.length
-        update = (self.state, rollout, rows, jax.random.key(0), jnp.float32(0))
-        found = {
-            "rollout": Work(limits.flops(self.rollout, *arguments), moved, tokens),
-            "update": Work(limits.flops(self.update, *update), limits.training_bytes(self.parameters), tokens),
-        }  # fmt: skip
-        return {**found, "step": found["rollout"].plus(found["update"])}
+        prefill = limits.matrix_bytes(size, number, vocabulary=True)
+        moved = prefill + limits.decode_bytes(size, number) + scoring
+        rollout = Work(flops["rollout"], moved, size.rows * size.length)
+        update = Work(flops["update"], limits.training_bytes(self.parameters), size.rows * size.length)
+        return {"rollout": rollout, "update": update, "step": rollout.plus(update)}
 
 
 def ppo(size: Size, folder: Path, dtype: str, mesh, ptx: bool = False) -> Cell:
