@@ -31,9 +31,9 @@ def cell(**more) -> dict:
         {US: {"step": mine}, THEM: {"step": theirs}} for mine, theirs in ((1.0, 3.0), (2.0, 5.0), (1.0, 4.0))
     ]
     return {
-        "stage": "sft", "size": "tiny", "dtype": {US: "float32", THEM: "float32"}, "tokens": 40, "rounds": rounds, "failed": {},
+        "stage": "sft", "size": "tiny", "dtype": {US: "float32", THEM: "float32"}, "tokens": 40, "steps": 2, "rounds": rounds, "failed": {},
         "machine": {"float32": [{"flops": 1e9, "bytes": 2e8}, {"flops": 4e9, "bytes": 1e8}]}, "again": {US: 2.5},
-        "work": {US: {"step": [2e9, 4e7, 40]}}, "first": {US: 9.0, THEM: 1.0}, "peak": {US: 2**30, THEM: 2**31},
+        "work": {US: {"step": [2e9, 4e7, 40]}}, "first": {US: 9.0, THEM: 5.0}, "peak": {US: 2**30, THEM: 2**31},
         "parameters": {US: 7, THEM: 8}, **more,
     }  # fmt: skip
 
@@ -41,7 +41,7 @@ def cell(**more) -> dict:
 def test_a_ratio_is_taken_within_a_round_and_told_with_its_spread():
     assert table.ratios(cell(), THEM, US) == (2.5, 3.0, 4.0)  # of the medians it would be 4
     told = table.render(cell())
-    assert "| trl float32 | 4 (3 to 5) | 10 | 3.00 (2.50 to 4.00) | 1.0 | 2.00 |" in told
+    assert "| trl float32 | 4 (3 to 5) | 10 | 3.00 (2.50 to 4.00) | 6.0 | 2.00 |" in told  # 2 x 5 - 4
     assert "Difference of work, trl" in told and "ours float32 7; trl float32 8" in told
 
 
@@ -146,7 +146,15 @@ class FakeBenchmark:
 
 
 def test_rounds_interleave_from_another_worker_on_each_and_go_on_without_one_that_dies(tmp_path):
-    found = run.measure(FakeBenchmark(tmp_path), "ppo", "tiny", [US, "tunix float32"], rounds=3)
+    saved = []
+    found = run.measure(
+        FakeBenchmark(tmp_path),
+        "ppo",
+        "tiny",
+        [US, "tunix float32"],
+        3,
+        lambda cell: saved.append(len(cell["rounds"])),
+    )
     said = (tmp_path / "said").read_text().split()
     assert said[:6] == [
         "ours",
@@ -159,6 +167,7 @@ def test_rounds_interleave_from_another_worker_on_each_and_go_on_without_one_tha
     assert said[6:9] == ["ours", "tunix", "machine"] and said[9:12] == ["tunix", "machine", "ours"]
     assert said[12:14] == ["ours", "machine"]
     assert [sorted(each) for each in found["rounds"]] == [[US, "tunix float32"], [US], [US]]
+    assert saved == [1, 2, 3]
     assert "out of memory" in found["failed"]["tunix float32"]
     assert found["first"][US] == 2.0 and found["peak"][US] > 0 and found["again"][US] > 0
     assert "did not run: ended with status 1" in table.render(found)

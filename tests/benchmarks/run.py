@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from beside import environments, growth, table
@@ -111,14 +112,24 @@ class Benchmark:
         return folder
 
 
-def measure(benchmark: Benchmark, stage: str, size_name: str, who: list[str], rounds: int) -> dict:
-    """One cell: all workers of a stage and a size, started one after another, then round by round."""
+def measure(
+    benchmark: Benchmark,
+    stage: str,
+    size_name: str,
+    who: list[str],
+    rounds: int,
+    save: Callable[[dict], None],
+) -> dict:
+    """One cell: all workers of a stage and a size, started one after another, then round by round, each of which is saved."""
     size = SIZES[size_name]
     dtypes = {each: each.split(" ")[1] for each in who}
     mine = sorted({dtypes[each] for each in who if each.startswith("ours ")})
-    cell = {"stage": stage, "size": size_name, "dtype": dtypes, "tokens": size.rows * (size.response if stage == "decode" else size.length),
-            "rounds": [], "machine": {dtype: [] for dtype in mine}, "first": {}, "peak": {}, "parameters": {}, "versions": {}, "work": {},
-            "failed": {}, "again": {}}  # fmt: skip
+    cell = {
+        "stage": stage, "size": size_name, "dtype": dtypes, "steps": size.steps if stage in ("sft", "rm") else 1,
+        "tokens": size.rows * (size.response if stage == "decode" else size.length), "rounds": [],
+        "machine": {dtype: [] for dtype in mine}, "first": {}, "peak": {}, "parameters": {}, "versions": {}, "work": {}, "failed": {},
+        "again": {},
+    }  # fmt: skip
     workers: dict[str, Worker] = {}
 
     def attempt(name, call):
@@ -147,10 +158,10 @@ def measure(benchmark: Benchmark, stage: str, size_name: str, who: list[str], ro
             }
             told = ", ".join(f"{name} {found['step']:.3g}" for name, found in cell["rounds"][-1].items())
             print(f"{stage} {size_name} round {number}: {told} s", flush=True)
+            save(cell)
     finally:
         for worker in workers.values():
             worker.stop()
-    _settle(cell, size)
     for name in [each for each in who if each.startswith("ours ") and each not in cell["failed"]]:
         attempt(name, lambda name=name: cell["again"].update({name: _again(benchmark, name, stage, size)}))
     return cell
@@ -166,15 +177,6 @@ def _begin(cell: dict, name: str, worker: Worker) -> None:
         cell["parameters"][name], cell["versions"][name] = ready["parameters"], ready["versions"]
         if "work" in ready:
             cell["work"][name] = ready["work"]
-
-
-def _settle(cell: dict, size: Size) -> None:
-    """First calls from first rounds: what they took beyond the steps that a later round takes."""
-    steps = size.steps if cell["stage"] in ("sft", "rm") else 1
-    for name, first in cell["first"].items():
-        if name not in cell["failed"] and cell["rounds"]:
-            later = table.spread(table.seconds(cell, name))[1]
-            cell["first"][name] = first * steps - later * (steps - 1)
 
 
 def _again(benchmark: Benchmark, name: str, stage: str, size: Size) -> float:
@@ -286,10 +288,15 @@ def run(options) -> None:
                 continue
             for stage in options.stages:
                 who = participants(stage, options.dtypes, list(doing))
-                cell = measure(benchmark, stage, size, who, options.rounds)
-                found.setdefault("cells", []).append(cell)
+                done = found.get("cells", [])
+
+                def save(cell, done=done):
+                    found["cells"] = [*done, cell]
+                    _save(options.out, found)
+
+                cell = measure(benchmark, stage, size, who, options.rounds, save)
+                save(cell)
                 print("\n" + table.render(cell) + "\n", flush=True)
-                _save(options.out, found)
 
 
 def _save(out: Path | None, found: dict) -> None:
