@@ -31,9 +31,9 @@ def cell(**more) -> dict:
         {US: {"step": mine}, THEM: {"step": theirs}} for mine, theirs in ((1.0, 3.0), (2.0, 5.0), (1.0, 4.0))
     ]
     return {
-        "stage": "sft", "size": "tiny", "dtype": {US: "float32", THEM: "float32"}, "tokens": 40, "steps": 2, "rounds": rounds, "failed": {},
+        "stage": "sft", "size": "tiny", "dtype": {US: "float32", THEM: "float32"}, "tokens": 40, "rounds": rounds, "failed": {},
         "machine": {"float32": [{"flops": 1e9, "bytes": 2e8}, {"flops": 4e9, "bytes": 1e8}]}, "again": {US: 2.5},
-        "work": {US: {"step": [2e9, 4e7, 40]}}, "first": {US: 9.0, THEM: 5.0}, "peak": {US: 2**30, THEM: 2**31},
+        "work": {US: {"step": [2e9, 4e7, 40]}}, "first": {US: 9.0, THEM: 1.0}, "peak": {US: 2**30, THEM: 2**31},
         "parameters": {US: 7, THEM: 8}, **more,
     }  # fmt: skip
 
@@ -41,7 +41,7 @@ def cell(**more) -> dict:
 def test_a_ratio_is_taken_within_a_round_and_told_with_its_spread():
     assert table.ratios(cell(), THEM, US) == (2.5, 3.0, 4.0)  # of the medians it would be 4
     told = table.render(cell())
-    assert "| trl float32 | 4 (3 to 5) | 10 | 3.00 (2.50 to 4.00) | 6.0 | 2.00 |" in told  # 2 x 5 - 4
+    assert "| trl float32 | 4 (3 to 5) | 10 | 3.00 (2.50 to 4.00) | 1.0 | 2.00 |" in told
     assert "Difference of work, trl" in told and "ours float32 7; trl float32 8" in told
 
 
@@ -196,13 +196,13 @@ def test_a_training_loop_that_waits_between_rounds_gives_the_seconds_of_its_part
     clock = iter([0.0, 1.0, 4.0, 4.0, 10.0, 12.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
     line = FakeLine()
-    laps = worker.Laps(line, 1)
+    laps = worker.Laps(line, 2)
     laps.begin()  # at 0
     laps.mark("generation"), laps.mark("update")  # at 1 and 4
     laps.lap()  # at 4; the next round begins at 10
-    laps.mark("update"), laps.mark("update")  # at 12 and 20: they add up
-    laps.lap()
-    assert line.replies == [{"step": 4.0, "generation": 1.0, "update": 3.0}, {"step": 10.0, "update": 10.0}]
+    laps.mark("update"), laps.lap()  # at 12: two steps a round after the first
+    laps.mark("update"), laps.lap()  # at 20: they add up
+    assert line.replies == [{"step": 4.0, "generation": 1.0, "update": 3.0}, {"step": 5.0, "update": 5.0}]
     assert line.waits == 3
 
 

@@ -125,7 +125,7 @@ def measure(
     dtypes = {each: each.split(" ")[1] for each in who}
     mine = sorted({dtypes[each] for each in who if each.startswith("ours ")})
     cell = {
-        "stage": stage, "size": size_name, "dtype": dtypes, "steps": size.steps if stage in ("sft", "rm") else 1,
+        "stage": stage, "size": size_name, "dtype": dtypes,
         "tokens": size.rows * (size.response if stage == "decode" else size.length), "rounds": [],
         "machine": {dtype: [] for dtype in mine}, "first": {}, "peak": {}, "parameters": {}, "versions": {}, "work": {}, "failed": {},
         "again": {},

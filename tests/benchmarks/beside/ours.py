@@ -95,7 +95,7 @@ def prompt_rows(size: Size, seed: int) -> PromptBatch:
 
 
 def training(size: Size, config: ConfigDict, make_programs: Callable, params, batches: list, mesh) -> Cell:
-    """The cell of a train step: `size.steps` steps a round, every batch put on the mesh as the loop of training does it."""
+    """The cell of a train step: one step in the first round, `size.steps` in others, each with its batch put on the mesh."""
     step, _ = make_programs(config, mesh)["train_step"]
     tx = make_optimizer(section(config, "optimizer", OptimizerConfig), 1000)
     held = [states.state_from(params, tx, mesh)]
@@ -103,13 +103,14 @@ def training(size: Size, config: ConfigDict, make_programs: Callable, params, ba
     done = [0]
 
     def run_round():
+        steps = size.steps if done[0] else 1
         start = time.perf_counter()
-        for _ in range(size.steps):
+        for _ in range(steps):
             batch = setup.put(batches[done[0] % len(batches)], mesh)
             held[0], metrics = step(held[0], batch, jax.random.fold_in(jax.random.key(0), done[0]))
             done[0] += 1
         jax.block_until_ready((held[0], metrics))
-        return {"step": (time.perf_counter() - start) / size.steps}
+        return {"step": (time.perf_counter() - start) / steps}
 
     flops = least_flops(make_programs, config, size, mesh)["train_step"]
     work = Work(flops, limits.training_bytes(parameters), size.rows * size.length)

@@ -66,7 +66,7 @@ def parameters(*models) -> int:
 
 
 def sft(size: Size, folder: str, dtype: str, mesh):
-    """(rounds of `size.steps` steps of PeftTrainer, parameters)."""
+    """(rounds of `size.steps` steps of PeftTrainer, but one in the first; parameters)."""
     model = load(size, folder, dtype, mesh)
     config = peft_trainer.TrainingConfig(eval_every_n_steps=ROUNDS, max_steps=ROUNDS)
     trainer = peft_trainer.PeftTrainer(model, optax.adamw(1e-5), config)
@@ -86,15 +86,15 @@ def sft(size: Size, folder: str, dtype: str, mesh):
     done = [0]
 
     def run_round():
-        batches = []
-        for _ in range(size.steps):
+        batches, steps = [], size.steps if done[0] else 1
+        for _ in range(steps):
             rows = tokens[done[0] % len(tokens)]
             batches.append(peft_trainer.TrainingInput(input_tokens=rows, input_mask=np.ones_like(rows)))
             done[0] += 1
         start = time.perf_counter()
         trainer.train(batches)
         jax.block_until_ready(jax.tree.leaves(trainer.optimizer.opt_state))
-        return {"step": (time.perf_counter() - start) / size.steps}
+        return {"step": (time.perf_counter() - start) / steps}
 
     return run_round, parameters(model)
 

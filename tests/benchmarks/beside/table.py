@@ -36,11 +36,6 @@ def ratios(cell: dict, who: str, ours: str) -> tuple[float, float, float]:
     return spread([theirs / mine for theirs, mine in pairs])
 
 
-def first_call(cell: dict, who: str) -> float:
-    """Seconds of the first step: what the first round took beyond steps that a later round takes."""
-    return cell["first"][who] * cell["steps"] - spread(seconds(cell, who))[1] * (cell["steps"] - 1)
-
-
 def achieved(cell: dict, who: str) -> dict[str, tuple[float, float, str]]:
     """{part: (median seconds, its least seconds over them, what binds)} of one of ours, by the best that the machine did in the run.
 
@@ -80,7 +75,7 @@ def render(cell: dict) -> str:
         low, median, high = spread(seconds(cell, who))
         against = [_ratio(ratios(cell, who, mine)) if not who.startswith("ours ") else "" for mine in ours]
         lines.append(_row([who, f"{median:.3g} ({low:.3g} to {high:.3g})", f"{cell['tokens'] / median:,.0f}", *against,
-                           f"{first_call(cell, who):.1f}", f"{cell['peak'][who] / 2**30:.2f}"]))  # fmt: skip
+                           f"{cell['first'][who]:.1f}", f"{cell['peak'][who] / 2**30:.2f}"]))  # fmt: skip
     lines += ["", *_limits(cell, ours), *_parts(cell), *_again(cell), *_differences(cell)]
     return "\n".join(lines)
 

@@ -44,12 +44,13 @@ class Line:
 
 
 class Laps:
-    """Times a trainer that has a loop of its own: `lap` is called between two steps, replies after every `steps` of them and waits there.
+    """Times a trainer that has a loop of its own: `lap` is called between two steps, replies after the first one and after every `steps`
+    of them from there on, and waits there.
 
     `marks` name points inside a step; the seconds from one to the next are added up."""
 
     def __init__(self, line: Line, steps: int):
-        self.line, self.steps, self.done, self.parts = line, steps, 0, {}
+        self.line, self.later, self.steps, self.done, self.parts = line, steps, 1, 0, {}
 
     def begin(self) -> None:
         """Waits for the first round."""
@@ -69,7 +70,7 @@ class Laps:
             return
         parts = {"step": time.perf_counter() - self.start, **self.parts}
         self.line.reply(seconds={name: seconds / self.steps for name, seconds in parts.items()})
-        self.done, self.parts = 0, {}
+        self.steps, self.done, self.parts = self.later, 0, {}
         self.begin()
 
 
