@@ -182,6 +182,16 @@ def test_the_logits_of_a_whole_batch_never_exist(remat):
     assert not one_hot
 
 
+def test_chunks_of_logits_are_of_one_size_and_not_filled_up():
+    tokens = jnp.zeros((1, 26), jnp.int32)
+    model = PolicyModel(variant("tiny", vocab=1000, logit_chunk=16))
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+    call = jax.make_jaxpr(lambda params: model.apply({"params": params}, tokens, tokens + 1))(params)
+    V = model.config.padded_vocab
+    wide = {v.aval.shape[0] for e in equations(call.jaxpr) for v in e.outvars if v.aval.shape[1:] == (V,)}
+    assert max(wide) == 13  # 25 tokens in two chunks, not two of 16
+
+
 def test_remat_and_unroll_change_no_gradient(tiny_model, tiny_params):
     tokens, segments = text(), np.ones((B, T), np.int32)
 

@@ -105,6 +105,9 @@ def _chunked(hidden_BXD, targets_BX, score, chunk):
         logprobs, entropy = score(hidden, targets)
     else:
         count = -(-B * X // chunk)
+        chunk = -(
+            -B * X // count
+        )  # of one size, or the last would be filled up: 1,520 tokens are two of 760, not of 1,024
         pad = count * chunk - B * X
         hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(count, chunk, D)
         targets = jnp.pad(targets, (0, pad)).reshape(count, chunk)
