@@ -13,7 +13,8 @@ from instruct_jax.stages.ahead.compiling import Slice
 from instruct_jax.stages.settings import section
 
 PIECES = {
-    "rollout": ("train.rollout_size", "train.microbatch_size"),
+    "rollout": ("train.rollout_size",),
+    "scoring": ("train.microbatch_size",),
     "update": ("train.microbatch_size", "train.ptx_microbatch_size"),
     "train_step": ("train.microbatch_size",),
 }
