@@ -229,7 +229,7 @@ def weights(tmp_path_factory):
         ("sft", {"step"}),
         ("rm", {"step"}),
         ("decode", {"step"}),
-        ("ppo_ptx", {"step", "rollout", "update"}),
+        ("ppo_ptx", {"step", "rollout", "scoring", "update"}),
         ("phases", {"step", "prefill", "decode", "scoring"}),
     ],
 )

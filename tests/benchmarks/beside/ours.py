@@ -184,9 +184,7 @@ class PPO:
             jnp.float32(p.ppo.kl_coef),
         )  # fmt: skip
         abstract = train_ppo.abstract_state(p, mesh)
-        _, self.rollout, self.update = train_ppo.make_iteration(
-            p, self.reference, self.reward, mesh, abstract
-        )
+        self.iteration, _ = train_ppo.make_iteration(p, self.reference, self.reward, mesh, abstract)
         self.done = 0
 
     def batch(self):
@@ -194,36 +192,33 @@ class PPO:
         rows = text_rows(self.size, self.done % RING, self.size.rows) if self.ptx else None
         return setup.put(prompt_rows(self.size, self.done % RING), self.mesh), setup.put(rows, self.mesh)
 
-    def rollout_arguments(self, prompts):
-        state = self.state
-        key = jax.random.fold_in(jax.random.key(0), self.done)
-        return (
-            state.policy.params, self.reference, self.reward, state.value.params, prompts, key, state.kl_coef
-        )  # fmt: skip
-
     def iterate(self):
-        """One iteration as train_ppo's own, its two programs timed apart."""
-        start = time.perf_counter()
-        prompts, rows = self.batch()
-        rollout, metrics = jax.block_until_ready(self.rollout(*self.rollout_arguments(prompts)))
-        middle = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(1), self.done)
-        self.state, metrics = self.update(self.state, rollout, rows, key, metrics["objective/kl"])
-        jax.block_until_ready((self.state, metrics))
+        """One iteration of train_ppo's own, waiting for each of its programs to time it."""
+        ends = [time.perf_counter()]
+        parts = {}
+
+        def launched(name, result):
+            jax.block_until_ready(result)
+            ends.append(time.perf_counter())
+            parts[name] = ends[-1] - ends[-2]
+
+        key = jax.random.fold_in(jax.random.key(0), self.done)
+        batch = train_ppo.IterationBatch(*self.batch())
+        self.state, _, _ = jax.block_until_ready(self.iteration(self.state, batch, key, launched))
         self.done += 1
-        end = time.perf_counter()
-        return {"step": end - start, "rollout": middle - start, "update": end - middle}
+        return {"step": time.perf_counter() - ends[0], **parts}
 
     def work(self, dtype: str) -> dict[str, Work]:
-        """Of rollout, update and both."""
+        """Of rollout, scoring, update and all three."""
         size, number = self.size, np.dtype(jnp.dtype(dtype)).itemsize
         flops = least_flops(train_ppo.programs, self.config, size, self.mesh)
-        scoring = 2 * limits.matrix_bytes(size, number, True) + 2 * limits.matrix_bytes(size, number, False)
-        prefill = limits.matrix_bytes(size, number, vocabulary=True)
-        moved = prefill + limits.decode_bytes(size, number) + scoring
-        rollout = Work(flops["rollout"], moved, size.rows * size.length)
-        update = Work(flops["update"], limits.training_bytes(self.parameters), size.rows * size.length)
-        return {"rollout": rollout, "update": update, "step": rollout.plus(update)}
+        matrices, bodies = (limits.matrix_bytes(size, number, head) for head in (True, False))
+        moved = {
+            "rollout": matrices + limits.decode_bytes(size, number), "scoring": 2 * matrices + 2 * bodies,
+            "update": limits.training_bytes(self.parameters),
+        }  # fmt: skip
+        work = {name: Work(flops[name], moved[name], size.rows * size.length) for name in moved}
+        return {**work, "step": work["rollout"].plus(work["scoring"]).plus(work["update"])}
 
 
 def ppo(size: Size, folder: Path, dtype: str, mesh, ptx: bool = False) -> Cell:
