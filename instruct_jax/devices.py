@@ -3,6 +3,7 @@
 The paper names no hardware beyond petaflop/s-days; these numbers let a run say what it ran on.
 """
 
+import functools
 import importlib.metadata
 import os
 import platform as host
@@ -194,6 +195,31 @@ def matmul_gflops(size: int = 1024, dtype="float32", repeats: int = 5) -> float:
     return 2.0 * size**3 / best / 1e9
 
 
+# What a TPU calls itself, on a machine or in a topology.
+KINDS = {
+    "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e",
+    "TPU7x": "tpu7x",
+}  # fmt: skip
+
+
+def peak_flops(mesh: jax.sharding.Mesh, dtype) -> tuple[float, str]:
+    """(operations a second of products that the mesh's devices could do at the most, where that is from): a TPU's data sheet, else the
+    fastest of a few products of this `dtype` made here and now. To be called outside jax.set_mesh, whose every device would join in."""
+    kind = mesh.devices.flat[0].device_kind
+    if kind in KINDS:
+        return CHIPS[KINDS[kind]].bf16_flops * mesh.size, "data sheet, bfloat16"
+    found = _measured_flops(platform(mesh), jnp.dtype(dtype).name)
+    # The devices of a CPU are shares of the same cores, which one product has all to itself.
+    return found * (jax.process_count() if platform(mesh) == "cpu" else mesh.size), (
+        f"measured here, {jnp.dtype(dtype).name}"
+    )
+
+
+@functools.cache
+def _measured_flops(kind: str, dtype: str) -> float:
+    return 1e9 * matmul_gflops(1024 if kind == "cpu" else 8192, dtype)
+
+
 def peak_rss_bytes() -> int:
     """The most memory this process has held so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -222,7 +248,7 @@ def enable_compile_cache(path: Path | None) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -5,16 +5,18 @@
 Any field of the config can be set as --config.section.field=value, after --config. The same command again resumes
 the run; a finished run returns at once. The folder gets config.json, checkpoints/, metrics.jsonl and tensorboard/, and
 finished.json when all is done.
+--profile FIRST:COUNT records these training steps for Perfetto and xprof (docs/performance.md).
 Compiled programs are kept in $INSTRUCT_JAX_CACHE (default: instruct_jax in the user's cache folder; "off": nowhere).
 On several hosts, start the same command on each; the folder must be one that all of them share. TPU VMs and SLURM tell who
 is who; elsewhere add --coordinator, --processes and --process (docs/launching.md).
 
-Exit status: 0 done, 1 training went wrong (the metric and step are named), 2 bad input (the field or file is named),
+Exit status: 0 done, 1 training went wrong (the metric and step are named) or the disk is full, 2 bad input (the field or file is named),
 130 Ctrl-C (back to the last checkpoint), 134 another process died, 143 SIGTERM (saved first). After the last two a
 scheduler may start the same command again.
 """
 
 import contextlib
+import errno
 import os
 import runpy
 import sys
@@ -25,7 +27,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from instruct_jax.errors import InputError, explain
-from instruct_jax.stages.settings import known_fields, mark_finished, nearest, snapshot, user_code
+from instruct_jax.stages.settings import (
+    known_fields,
+    mark_finished,
+    nearest,
+    needed_fields,
+    snapshot,
+    user_code,
+)
 
 STAGES = (
     "lab_base", "pretrain", "sft", "rm", "ppo", "collect", "select", "evaluate", "recipe", "lab_trial", "sentiment", "hh", "instructions",
@@ -104,6 +113,9 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
         "workdir", None, "Folder of the run; made if missing, resumed if not.", flag_values=values
     )
     _define_processes(values)
+    flags.DEFINE_string(
+        "profile", None, "FIRST:COUNT, training steps to profile (docs/performance.md).", flag_values=values
+    )
     flags.DEFINE_bool("traceback", False, "Show where an error was raised.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -176,6 +188,9 @@ def parse(argv: list[str]):
     config = values.config
     if "stage" not in config:
         raise InputError(f"{_config_path(argv)} has no field 'stage': set it to one of {', '.join(STAGES)}")
+    if values.profile is not None:
+        with config.unlocked():
+            config.profile = values.profile
     return config, Path(values.workdir)
 
 
@@ -186,6 +201,7 @@ def start(config: ConfigDict, workdir: Path, who: tuple = (None, None, None)) ->
     """
     stage = load_stage(config.stage)
     known_fields(config, stage.FIELDS)
+    needed_fields(config, stage.FIELDS)
     import jax
 
     from instruct_jax import devices
@@ -219,9 +235,22 @@ def _status_of(error: BaseException) -> int | None:
         return 130
     from instruct_jax.training.guard import Preempted, TrainingError
 
-    if isinstance(error, TrainingError):
+    if isinstance(error, TrainingError) or _is_full_disk(error):
         return 1
     return 143 if isinstance(error, Preempted) else None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _said_of(error: BaseException) -> str:
+    """What is told instead of the error's own words, "" where they are good."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: the same command goes on from the last checkpoint"
+    if _is_full_disk(error):
+        return f"error: {error}: make room; the same command goes on from what was saved"
+    return ""
 
 
 def leave_others(status: int) -> None:
@@ -242,8 +271,7 @@ def main(argv: list[str]) -> int:
         status = _status_of(error)
         if status is None:
             raise
-        interrupted = "interrupted: the same command goes on from the last checkpoint"
-        explain(error, interrupted if status == 130 else "", shown="--traceback" in argv)
+        explain(error, _said_of(error), shown="--traceback" in argv)
         leave_others(status)
         return status
     return 0

@@ -67,7 +67,11 @@ def _in_time(read: Callable[[], Value]) -> Value:
 
 def open_file(path: str | os.PathLike) -> io.BufferedReader:
     """The bytes of a file, read steadily; OSError where it is not there. A pipe has no second try and is read as it comes."""
-    if not stat.S_ISREG(steadily(lambda: os.stat(path), path).st_mode):
+    try:
+        mode = steadily(lambda: os.stat(path), path).st_mode
+    except ValueError as error:  # a null byte in the name
+        raise OSError(errno.EINVAL, str(error), path) from error
+    if not stat.S_ISREG(mode):
         return open(path, "rb")
     return io.BufferedReader(_SteadyFile(path), 1 << 18)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -28,6 +29,18 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("tests", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("tests")
+
+
+@pytest.fixture
+def file_limit():
+    """A call that keeps every file to so many bytes from now on (None: no longer); a write beyond gets an error, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if size is None else (size, before[1]))
+
+    yield limit
+    limit(None)
 
 
 @pytest.fixture(scope="session")

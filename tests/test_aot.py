@@ -64,7 +64,7 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_l
         {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 1},
         True,
     )
-    assert set(report["programs"]) == ({"rollout", "update"} if stage == "ppo" else {"train_step"})
+    assert set(report["programs"]) == ({"rollout", "scoring", "update"} if stage == "ppo" else {"train_step"})
     for program in report["programs"].values():
         assert 0 < program["argument_bytes"] < program["needed_bytes"] < program["hbm_bytes"]
         assert program["collectives"] and program["flops_per_chip"]["rest"] > 0

@@ -69,6 +69,32 @@ def test_a_loop_that_may_end_early_counts_to_its_limit_and_apart_from_the_rest(f
     assert counted(loop, shape(3, 4), shape(4, 4)) == (turns * once, once)
 
 
+def test_a_scope_counts_what_is_under_its_name_with_its_gradients_wherever_it_is():
+    def loss(x, w):
+        plain = scanned(x, w)
+        with jax.named_scope("ptx"):
+            named = scanned(x, w)
+        return plain + 2 * named
+
+    x, w, once = shape(3, 4), shape(4, 4), 2 * 3 * 4 * 4
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    repeated = lambda x, w: lax.scan(lambda c, _: (gradient(x, w), None), (x, w), None, length=7)[0]  # noqa: E731
+    counted = jax.make_jaxpr(repeated)(x, w)
+    assert flops.count(counted).rest == 7 * 2 * 3 * 5 * once
+    assert flops.count(counted, "ptx").rest == 7 * 3 * 5 * once
+
+
+def test_the_programs_of_a_host_function_are_told_by_name():
+    double, square = jax.jit(lambda x: x @ x), jax.jit(lambda x: x @ x @ x)
+    double.__wrapped__.__name__, square.__wrapped__.__name__ = "double", "square"
+
+    def host(x):
+        return double(x) + square(x)
+
+    found = flops.programs(jax.make_jaxpr(host)(shape(4, 4)))
+    assert {name: flops.count(jaxpr).rest for name, jaxpr in found.items()} == {"double": 128, "square": 256}
+
+
 def test_a_choice_costs_its_dearest_branch():
     def choice(x, w):
         return lax.cond(x.sum() > 0, lambda: x @ w, lambda: x @ w @ w)

@@ -3,7 +3,6 @@
 import errno
 import os
 import random
-import resource
 import shutil
 import subprocess
 import threading
@@ -20,6 +19,7 @@ from test_loop import STEPS, batch_at, bits, losses, run
 from instruct_jax.errors import InputError
 from instruct_jax.training import guard, manifest
 from instruct_jax.training.checkpoint import Checkpoints, SaveError, Saving, load_params, read_meta
+from instruct_jax.training.metrics import MetricWriter
 
 
 def state_of(step, size=8):
@@ -146,15 +146,6 @@ def test_the_latest_every_third_and_the_best_stay(tmp_path):
         assert steps_in(folder) == sorted({best, 3, 6, 7, 8})
 
 
-@pytest.fixture
-def small_files():
-    """While entered, no file may grow beyond 64 KiB; the write that would gets an error, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def told(checkpoints):
     """The error of the write in the background, asked for as the loop does: after each step, without waiting."""
     for _ in range(400):
@@ -170,16 +161,18 @@ def noise(size):
     return {"params": {"w": np.random.default_rng(0).standard_normal(size, np.float32)}}
 
 
-def test_a_write_that_fails_in_the_background_is_told_and_leaves_the_old_ones(tmp_path, small_files):
+def test_a_write_that_fails_in_the_background_is_told_and_leaves_the_old_ones(tmp_path, file_limit):
+    file_limit(65536)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, jax.tree.map(jnp.asarray, noise(100)), {}, wait=True)
     big = jax.tree.map(jnp.asarray, noise(200_000))
-    checkpoints.save(2, big, {})
-    assert "step 2 could not be written" in told(checkpoints)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
-    small_files()
-    checkpoints.save(3, big, {}, wait=True)
-    assert checkpoints.newest_whole(pytest.fail) == 3 and steps_in(tmp_path) == [1, 3]
+    for step in (2, 3):
+        checkpoints.save(step, big, {})
+        assert f"step {step} could not be written" in told(checkpoints)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+    file_limit(None)
+    checkpoints.save(4, big, {}, wait=True)
+    assert checkpoints.newest_whole(pytest.fail) == 4 and steps_in(tmp_path) == [1, 4]
     checkpoints.close()
 
 
@@ -201,6 +194,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_room_for_the_next(small_disk)
     checkpoints.save(1, jax.tree.map(jnp.asarray, noise(1000)), {}, wait=True)
     checkpoints.save(2, jax.tree.map(jnp.asarray, noise(400_000)), {})
     assert "No space left" in told(checkpoints)
+    assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["1"]
     checkpoints.save(3, jax.tree.map(jnp.asarray, noise(1000)), {}, wait=True)
     assert steps_in(small_disk / "checkpoints") == [1, 3] and checkpoints.newest_whole(pytest.fail) == 3
     checkpoints.close()
@@ -249,6 +243,59 @@ def test_or_goes_on_as_the_config_says_but_never_past_the_last(tmp_path, monkeyp
     with pytest.raises(SaveError, match=f"step {STEPS} could not"):
         run(tmp_path / "last", saving=saving)
     assert not (tmp_path / "last" / "done.json").exists()
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_run_on_a_disk_that_is_full_for_a_while_goes_on_and_lacks_no_row_or_stops_as_the_config_says(
+    tmp_path, file_limit, capsys, on_error
+):
+    whole = bits(run(tmp_path / "whole", log_every=1, tensorboard=True))
+
+    def full_for_a_while(i):
+        if i in (3, 8):
+            file_limit({3: 16, 8: None}[i])
+        return batch_at(i)
+
+    options = dict(log_every=1, tensorboard=True, saving=Saving(on_error=on_error), batch_at=full_for_a_while)
+    if on_error == "stop":
+        with pytest.raises(SaveError, match="metrics.jsonl could not be written"):
+            run(tmp_path / "run", **options)
+        file_limit(None)
+        options["batch_at"] = batch_at
+    assert bits(run(tmp_path / "run", **options)) == whole
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert steps_in(tmp_path / "run" / "checkpoints") == (
+        [10, STEPS] if on_error == "continue" else [5, 10, STEPS][-2:]
+    )
+    assert ("going on" in capsys.readouterr().err) == (on_error == "continue")
+
+
+def test_no_checkpoint_outlives_the_rows_before_it(tmp_path, monkeypatch):
+    plain, full, found = MetricWriter.sync, threading.Event(), []
+
+    def sync(writer):
+        if full.is_set():
+            raise SaveError("metrics.jsonl could not be written")
+        plain(writer)
+
+    def full_at_the_first_save(i):
+        (full.set if i == 5 else full.clear)()
+        if i == 9:
+            found.extend((tmp_path / "checkpoints").glob("[0-9]*"))
+        return batch_at(i)
+
+    monkeypatch.setattr(MetricWriter, "sync", sync)
+    run(tmp_path, saving=Saving(on_error="continue"), batch_at=full_at_the_first_save)
+    assert not found and steps_in(tmp_path / "checkpoints") == [10, STEPS]
+
+
+def test_going_on_without_a_checkpoint_is_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        InputError, match="saving.on_error is 'continue', which is for one process, and here are 2"
+    ):
+        Checkpoints(tmp_path / "checkpoints", saving=Saving(on_error="continue"))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_redoes_its_steps_and_ends_equal(tmp_path, capsys):

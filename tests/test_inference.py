@@ -18,8 +18,9 @@ def test_every_row_is_in_one_group_wide_enough_and_only_the_last_batch_is_not_fu
     assert all(len(rows) % batch_size == 0 for width, rows in groups if width < 40)
 
 
-def test_short_rows_keep_to_the_narrow_width_where_they_fill_a_batch():
-    assert [(width, len(rows)) for width, rows in _by_width([5] * 9 + [40], 40, 4)] == [(15, 8), (40, 2)]
+def test_short_rows_keep_to_the_narrow_width_where_they_fill_batches_enough_to_be_worth_a_program():
+    assert [(width, len(rows)) for width, rows in _by_width([5] * 17 + [40], 40, 4)] == [(15, 16), (40, 2)]
+    assert [(width, len(rows)) for width, rows in _by_width([5] * 15 + [40], 40, 4)] == [(40, 16)]
 
 
 def test_a_prompt_over_the_limit_is_refused_with_both_numbers():
@@ -83,7 +84,7 @@ def test_rows_are_scored_in_few_widths_and_come_back_in_their_order():
 
     model, rng = Summing(), np.random.default_rng(0)
     score = make_scorer(model, Lists(), make_mesh(devices=jax.devices()[:1]), width=40, batch_size=4)
-    lengths = rng.integers(1, 39, 50)
+    lengths = rng.integers(1, 39, 100)
     rows = [("1", str(n), bool(n % 2)) for n in lengths]
     expected = [7 * (1 + n) + 2 * (n % 2) for n in lengths]
     np.testing.assert_array_equal(score({}, rows, None), expected)
@@ -109,7 +110,7 @@ def test_a_responses_log_probability_does_not_depend_on_the_prompts_beside_it():
 
     mesh, model = make_mesh(devices=jax.devices()[:1]), Spelled()
     logprobs = make_logprobs(model, Lists(), mesh, max_prompt=40, max_response=3, batch_size=4)
-    lengths = [5] * 8 + [40, 12, 30]
+    lengths = [5] * 16 + [40, 12, 30]
     sampled = [Sampled("", True, [1, 2, 2][: 1 + n % 3]) for n in range(len(lengths))]
     found = logprobs(None, lengths, sampled, None, 2.0)
     # read before the tokens: 7 a prompt token, then 1, then 3

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +58,9 @@ def batch_with(bad):
     return batch_at
 
 
-def run(workdir, bad, config=SKIP, save_every=3, **options):
+def run(workdir, bad, config=SKIP, save_every=3, batch_at=None, **options):
     return fit(
-        TOYS[config], fresh(), batch_with(bad), total_steps=10, key=jax.random.key(0), workdir=workdir, log_every=1,
+        TOYS[config], fresh(), batch_at or batch_with(bad), total_steps=10, key=jax.random.key(0), workdir=workdir, log_every=1,
         save_every=save_every, meta={}, name="toy", tensorboard=False, guard_config=config, **options,
     )  # fmt: skip
 
@@ -92,6 +94,21 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_and_a_good_one_between_sta
         guard.TrainingError, match="at step 7 and 3 steps in a row were skipped.*step 6 .*is good"
     ):
         run(tmp_path / "together", {4: np.nan, 5: np.nan, 6: np.nan, 7: np.nan})
+
+
+@pytest.mark.parametrize("stopped_at", [6, 8, 9])
+def test_the_count_of_skipped_steps_in_a_row_survives_a_stop(tmp_path, stopped_at):
+    bad = {4: np.nan, 5: np.nan, 6: 1, 7: np.nan, 8: np.nan, 9: np.nan}
+
+    def batch_or_stop(i):
+        if i == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_with(bad)(i)
+
+    with pytest.raises(guard.Preempted, match=f"step {stopped_at};"):
+        run(tmp_path, None, batch_at=batch_or_stop)
+    with pytest.raises(guard.TrainingError, match="at step 10 and 3 steps in a row were skipped"):
+        run(tmp_path, bad)
 
 
 def test_a_stopped_run_keeps_the_batch_with_its_step_and_metrics_and_says_where(tmp_path):
@@ -170,7 +187,7 @@ def ppo_update():
         policy, scalar = (
             states.init_params(m, jax.random.key(i)) for i, m in enumerate((p.policy, p.scalar))
         )
-        update = train_ppo.make_iteration(p, None, None, mesh, train_ppo.abstract_state(p, mesh))[2]
+        update = train_ppo.make_iteration(p, None, None, mesh, train_ppo.abstract_state(p, mesh))[1]["update"]
     ones, rows = np.ones((16, 8), np.float32), np.ones((16, 20), np.int32)
     ptx = TokenBatch(tokens(16, 20), rows, rows > 0)
     rollout = Rollout(

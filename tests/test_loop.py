@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -163,12 +164,18 @@ def test_metrics_are_read_one_step_late(tmp_path):
             order.append(f"read {self.i}")
             return 0.0
 
+        def block_until_ready(self):
+            if threading.current_thread() is threading.main_thread():
+                order.append(f"await {self.i}")
+
     def step(state, batch, key):
         order.append(f"start {batch}")
         return state, {"loss": Metric(batch)}
 
     run(tmp_path, step=step, batch_at=lambda i: i, total_steps=4, save_every=100)
-    assert order == ["start 0", "start 1", "read 0", "start 2", "read 1", "start 3", "read 2", "read 3"]
+    assert order == [
+        "start 0", "await 0", "start 1", "read 0", "start 2", "read 1", "start 3", "read 2", "read 3"
+    ]  # fmt: skip
 
 
 HOLD = """

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict({
-        "stage": "sft", "seed": 1,
+        "stage": "sft", "name": "study", "seed": 1,
         "optimizer": {"learning_rate": 1e-3, "betas": (0.9, 0.95), "tf_style": True},
     })
 """
@@ -150,6 +151,19 @@ def test_each_end_has_its_own_status(experiment, monkeypatch, capsys, tmp_path, 
     assert experiment[0]() == status
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "run" / "finished.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left", "x/select.json"), OSError(27, "File too large", "x")]
+)
+def test_a_full_disk_is_told_in_a_line(experiment, monkeypatch, capsys, error):
+    def fails(config, workdir):
+        raise error
+
+    monkeypatch.setattr(main, "load_stage", lambda name: fake_stage(fails))
+    assert experiment[0]() == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and str(error) in said and "make room" in said
 
 
 def test_a_section_that_the_stage_does_not_have_is_named_with_its_nearest(experiment, tmp_path, capsys):
@@ -321,3 +335,29 @@ def test_the_machine_states_plausible_facts(monkeypatch):
     assert devices.versions()["python"] == sys.version.split()[0]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     assert devices.malloc_hint() is None
+
+
+def test_the_peak_is_a_tpus_data_sheet_times_its_devices_and_a_cpus_own_speed_whatever_they_are(monkeypatch):
+    def mesh(kind, platform, *sizes):
+        grid = np.full(sizes, SimpleNamespace(device_kind=kind, platform=platform))
+        return SimpleNamespace(devices=grid, size=grid.size)
+
+    assert devices.peak_flops(mesh("TPU v5 lite", "tpu", 4, 2), "float32")[0] == 8 * 197e12
+    assert set(devices.KINDS.values()) == set(devices.CHIPS)
+    monkeypatch.setattr(devices, "matmul_gflops", lambda size, dtype: 300.0 if size == 1024 else 7e5)
+    devices._measured_flops.cache_clear()
+    assert devices.peak_flops(mesh("cpu", "cpu", 2), "bfloat16") == (300e9, "measured here, bfloat16")
+    assert devices.peak_flops(mesh("NVIDIA H100 80GB HBM3", "gpu", 2), "bfloat16")[0] == 2 * 7e14
+    devices._measured_flops.cache_clear()
+
+
+def test_steps_to_profile_reach_the_stage_and_are_no_part_of_the_experiment(experiment, monkeypatch, capsys):
+    call, notes = experiment
+    assert call("--profile=3:2") == 2 and "config.profile: no such field" in capsys.readouterr().err
+    stage = fake_stage(lambda config, workdir: notes.append((config, workdir)))
+    stage.FIELDS += ("profile",)
+    monkeypatch.setattr(main, "load_stage", lambda name: stage)
+    assert call("--profile=3") == 2 and "as in --profile 10:3" in capsys.readouterr().err
+    assert call("--profile=3:2") == 0
+    config, workdir = notes[0]
+    assert config.profile == "3:2" and "profile" not in json.loads((workdir / "config.json").read_text())

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from instruct_jax.errors import InputError
+from instruct_jax.training.guard import SaveError
 from instruct_jax.training.metrics import MetricWriter, Progress, duration, read_metrics
 
 
@@ -34,21 +35,56 @@ def test_a_number_that_is_not_finite_is_still_json(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "a": None, "b": 2.0}
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
-    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401  (the package must be the installed one)
+def events(workdir):
+    """What TensorBoard reads of a run: records of a u64 length, its checksum, an event and its checksum."""
     from tensorboardX.proto import event_pb2
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401
+    from tensorboardX.record_writer import masked_crc32c
 
+    (path,) = (workdir / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        end = 12 + int.from_bytes(data[:8], "little")
+        for part, checksum in ((data[:8], data[8:12]), (data[12:end], data[end : end + 4])):
+            assert masked_crc32c(part) == int.from_bytes(checksum, "little")
+        found.append(event_pb2.Event.FromString(data[12:end]))
+        data = data[end + 4 :]
+    return found
+
+
+def scalars(found):
+    return [(event.step, value.tag, value.simple_value) for event in found for value in event.summary.value]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
     writer = MetricWriter(tmp_path)
-    writer.write(3, {"sft/loss": 0.25})
+    writer.write(3, {"sft/loss": 0.25, "sft/norm": 2.0})
     writer.close()
-    data, found, at = next((tmp_path / "tensorboard").iterdir()).read_bytes(), [], 0
-    while at < len(data):  # records: u64 length, u32 crc, bytes, u32 crc
-        size = int.from_bytes(data[at : at + 8], "little")
-        event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        at += 16 + size
-    assert found == [(3, "sft/loss", 0.25)]
+    assert scalars(events(tmp_path)) == [(3, "sft/loss", 0.25), (3, "sft/norm", 2.0)]
+
+
+def test_tensorboard_drops_what_a_resumed_run_makes_again(tmp_path):
+    MetricWriter(tmp_path, step=20).close()
+    version, start = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (21, start.session_log.START)
+
+
+def test_what_a_full_disk_did_not_take_is_written_once_there_is_room(tmp_path, file_limit):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": 1.0})
+    file_limit((tmp_path / "metrics.jsonl").stat().st_size + 9)  # a part of the next row
+    for step in (2, 3):
+        with pytest.raises(SaveError, match="metrics.jsonl could not be written .*: make room"):
+            writer.write(step, {"loss": 1.0 / step})
+    with pytest.raises(SaveError):
+        writer.sync()
+    file_limit(None)
+    writer.write(4, {"loss": 0.25})
+    writer.close()
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [
+        (n, 1.0 / n) for n in (1, 2, 3, 4)
+    ]
+    assert [step for step, _, _ in scalars(events(tmp_path))] == [1, 2, 3, 4]
 
 
 def test_wandb_is_refused_when_it_is_not_installed(tmp_path, monkeypatch):

@@ -81,11 +81,20 @@ def test_a_folder_that_was_let_go_is_taken_at_once(tmp_path, quick, monkeypatch)
         assert time.monotonic() - began < 2.0
 
 
+def test_what_died_on_this_machine_is_not_watched(tmp_path, quick):
+    (tmp_path / ".lock.beat").write_text(f"{7:012d} {guard._machine()} 1 on this one\n")
+    began = time.monotonic()
+    with guard.lock(tmp_path):
+        assert time.monotonic() - began < 2.0
+
+
 # The toy run of test_loop on two processes, with steps that take a while: a line a step, then how it ended.
 TWO = """
 import sys, time
+from pathlib import Path
 import jax
 from instruct_jax import devices
+exists = Path.exists
 devices.start_distributed(sys.argv[1], 2, int(sys.argv[2]))
 import numpy as np
 from instruct_jax.sharding import make_mesh, param_shardings, place
@@ -98,9 +107,14 @@ def batch_at(i):
     time.sleep(float(sys.argv[4]))
     return place(test_loop.batch_at(i), whole)
 with jax.set_mesh(mesh):
-    state = place(test_loop.fresh(), whole)
+    def run(folder, steps, batch_at):
+        state = place(test_loop.fresh(), whole)
+        return test_loop.run(folder, total_steps=steps, batch_at=batch_at, state=state, save_every=3)
+    for seen in (True, jax.process_index() == 1):  # a run that is done, which process 0 does not see the second time
+        Path.exists = lambda path, **how: (path.name != "done.json" or seen) and exists(path, **how)
+        run(sys.argv[3] + "/done_before", 1, lambda i: place(test_loop.batch_at(i), whole))
     try:
-        state = test_loop.run(sys.argv[3], total_steps=int(sys.argv[5]), batch_at=batch_at, state=state, save_every=3)
+        state = run(sys.argv[3], int(sys.argv[5]), batch_at)
     except guard.Preempted as stop:
         print(stop, flush=True)
         sys.exit(143)
@@ -121,7 +135,7 @@ def finish(processes):
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_is_preempted_save_one_step_within_30_seconds_and_agree_on_what_is_whole(
+def test_two_processes_of_which_one_is_preempted_save_one_step_within_30_seconds_and_agree_on_what_is_whole_and_done(
     tmp_path,
 ):
     processes = two(tmp_path, 0.3, 10_000)

@@ -51,6 +51,17 @@ def test_a_lost_report_is_made_again_without_training_again(finished):
     assert before and before == {p: p.stat().st_mtime_ns for p in finished.glob("*/done.json")}
 
 
+@pytest.mark.parametrize("name", ["base", "sft", "rm", "ppo", "ppo_ptx"])
+def test_every_training_stage_says_its_speed_and_where_the_time_goes(finished, name):
+    rows = [{k: v for k, v in row.items() if k.startswith("perf/")} for row in read_metrics(finished / name)]
+    last = rows[-1]
+    assert last["perf/tokens_per_second"] > 0 and 0 < last["perf/mfu"] < 1
+    shares = {k.rpartition("/")[2]: v for k, v in last.items() if "/time_share/" in k}
+    assert sum(shares.values()) == pytest.approx(1)
+    programs = {"ppo": {"rollout", "scoring", "update"}, "ppo_ptx": {"rollout", "scoring", "update", "ptx"}}
+    assert programs.get(name, {"step"}) == set(shares) - {"data", "checkpoint", "evaluation", "rest"}
+
+
 @pytest.mark.parametrize("name", ["ppo", "ppo_ptx"])
 def test_the_first_minibatch_has_ratio_one_no_kl_and_the_score_as_its_reward(finished, name):
     first = read_metrics(finished / name)[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from instruct_jax.data import builders
@@ -35,7 +35,7 @@ from instruct_jax.training.state import TrainState
 sys.path.insert(0, str(Path(__file__).parent / "configs"))
 import tiny_recipe
 
-STEPS, SAVE_EVERY = 6, 2
+STEPS, SAVE_EVERY = 6, 3
 SMALL = {"lab.prompts": 400, "lab.users": 40, "lab.documents": 150, "lab.valid_documents": 20, "lab.flan": 0}
 STAGES = {"base": train_lm, "sft": train_lm, "rm": train_rm, "ppo": train_ppo, "ppo_ptx": train_ppo}
 LM = {
@@ -51,13 +51,16 @@ PPO = {
     "ppo.adaptive_kl_target": 0.5,
     "ppo.adaptive_kl_horizon": 100.0,
 }
+# An epsilon far above the gradients' rounding: on another mesh Adam does not blow rounding up to whole steps.
 CHANGES = {
     "base": LM,
-    "sft": LM | {"data.batch_size": 20, "data.pretraining_fraction": 0.1},  # with dropout: keys show
+    # With dropout: keys show.
+    "sft": LM | {"data.batch_size": 20, "data.pretraining_fraction": 0.1, "optimizer.eps": 1e-2},
     "rm": {"train.save_every": SAVE_EVERY, "train.log_every": 1},
-    "ppo": PPO,
-    "ppo_ptx": PPO,
-}  # fmt: skip
+    # A limit that some minibatches break.
+    "ppo": PPO | {"train.guard": {"action": "skip", "max_grad_norm": 24.0, "max_skips": STEPS}},
+    "ppo_ptx": PPO | {"policy_optimizer.eps": 1e-2, "value_optimizer.eps": 1e-2},
+}
 
 
 def with_fields(config, fields):
@@ -130,6 +133,8 @@ class Programs:
         calls = []
 
         def update(*arguments):
+            if isinstance(arguments[-1], jax.core.Tracer):  # only traced, to count its operations
+                return jitted(*arguments)
             calls.append(None)
             if self.crash_in_update == len(calls) - 1:  # after the rollout, before its minibatches
                 raise Crash
@@ -239,7 +244,8 @@ def check_resumed(name, lab, whole, workdir, stop):
 
 
 @pytest.mark.parametrize("name", ["base", "sft", "rm"])
-@settings(max_examples=3)
+@settings(max_examples=2)
+@example(how="crash", k=3)  # with a row of metrics that no checkpoint covers
 @given(how=st.sampled_from(["sigterm", "crash"]), k=st.integers(1, STEPS - 1))
 def test_a_run_stopped_after_any_step_ends_in_the_same_bits(name, lab, whole, tmp_path_factory, how, k):
     assert len(rows(whole(name)[0])) == STEPS
@@ -247,17 +253,32 @@ def test_a_run_stopped_after_any_step_ends_in_the_same_bits(name, lab, whole, tm
 
 
 @pytest.mark.parametrize("name", ["ppo", "ppo_ptx"])
-@settings(max_examples=3)
+@settings(max_examples=2)
+@example(how="update", k=4)
 @given(how=st.sampled_from(["update", "sigterm", "crash"]), k=st.integers(1, STEPS - 1))
 def test_so_does_ppo_stopped_within_an_iteration_too_with_its_rollout_redone(
     name, lab, whole, tmp_path_factory, how, k
 ):
-    folder, expected = whole(name)
-    moved = (
-        [row["objective/kl_coef"] for row in rows(folder)] if "objective/kl_coef" in rows(folder)[0] else None
-    )
-    assert moved is None or len(set(moved)) > 1
+    found = rows(whole(name)[0])
+    assert (
+        len({row["objective/kl_coef"] for row in found}) > STEPS // 2
+    )  # the controller moves: its state shows
+    assert (0 < sum(row["guard/bad"] for row in found) < STEPS) == (name == "ppo")
     check_resumed(name, lab, whole, tmp_path_factory.mktemp("resumed"), (how, k))
+
+
+LOOSE = {"action": "skip", "max_grad_norm": 1e6}
+
+
+@pytest.mark.parametrize(
+    "name, limits", [("sft", LOOSE), ("rm", LOOSE), ("ppo_ptx", LOOSE | {"max_kl": 1e6, "max_ratio": 1e6})]
+)
+def test_a_guard_that_leaves_nothing_out_changes_no_bit(name, limits, lab, whole, tmp_path):
+    folder, expected = whole(name)
+    session = train(name, lab, tmp_path, None, Programs(), **{"train.guard": limits})
+    assert equal_bits(session.final, expected.final)
+    found = [{k: v for k, v in row.items() if not k.startswith("guard/max")} for row in rows(tmp_path)]
+    assert found == rows(folder)
 
 
 def test_ppo_does_not_resume_with_another_reference(lab, tmp_path):
@@ -293,15 +314,11 @@ def test_a_fingerprint_is_that_of_the_numbers_in_their_places_on_any_mesh():
     "name, mesh", [("sft", {"mesh.fsdp": 2}), ("ppo_ptx", {"mesh.data": 2, "mesh.fsdp": 2})]
 )
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_mesh_equal_up_to_rounding(name, mesh, lab, tmp_path):
-    # An epsilon far above the gradients' rounding, so that Adam does not blow rounding up to whole steps.
-    optimizers = ("policy_optimizer", "value_optimizer") if name == "ppo_ptx" else ("optimizer",)
-    fields = {f"{optimizer}.eps": 1e-2 for optimizer in optimizers}
-    one, many = Programs(), Programs()
-    expected = train(name, lab, tmp_path / "whole", None, one, **fields)
+def test_a_run_goes_on_on_another_mesh_equal_up_to_rounding(name, mesh, lab, whole, tmp_path):
+    expected = whole(name)[1]
     with pytest.raises(guard.Preempted):
-        train(name, lab, tmp_path / "moved", ("sigterm", STEPS - 2), one, **fields)
-    session = train(name, lab, tmp_path / "moved", None, many, **fields, **mesh)
+        train(name, lab, tmp_path, ("sigterm", STEPS - 2))
+    session = train(name, lab, tmp_path, None, Programs(), **mesh)
     for a, b in zip(session.final, expected.final, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
-    assert json.loads((tmp_path / "moved" / "done.json").read_text())["step"] == STEPS
+    assert json.loads((tmp_path / "done.json").read_text())["step"] == STEPS

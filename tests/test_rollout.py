@@ -54,11 +54,15 @@ def prompts(pad_to=P):
 @functools.cache
 def responder():
     sampling = SamplingConfig(max_new_tokens=R)
-    return jax.jit(
-        lambda params, prompts, key: rollout.respond_and_score(
-            POLICY, SCALAR, params, prompts, key, sampling, CONFIG, KL_COEF, EOS, PAD, MINIBATCHES
+
+    @jax.jit
+    def respond_and_score(params, prompts, key):
+        said = rollout.respond(POLICY, params.policy, prompts, key, sampling, CONFIG, EOS, PAD)
+        return rollout.score_responses(
+            POLICY, SCALAR, params, prompts, *said, CONFIG, KL_COEF, EOS, MINIBATCHES
         )
-    )
+
+    return respond_and_score
 
 
 @functools.cache
@@ -262,6 +266,4 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_sampling_that_log_probs_would_not_describe_is_refused(wrong):
     sampling = SamplingConfig(**{"max_new_tokens": R, **wrong})
     with pytest.raises(InputError, match=next(iter(wrong))):
-        rollout.respond_and_score(
-            POLICY, SCALAR, trees(), prompts(), jax.random.key(0), sampling, CONFIG, KL_COEF, EOS, PAD
-        )
+        rollout.respond(POLICY, trees().policy, prompts(), jax.random.key(0), sampling, CONFIG, EOS, PAD)

@@ -68,7 +68,7 @@ def get_config():
                 ),
             ),
             evaluate=dict(
-                evaluate=dict(prompts=500, batch_size=250, curve_prompts=150, task_items=150, max_prompt=96)
+                evaluate=dict(prompts=500, batch_size=256, curve_prompts=150, task_items=150, max_prompt=96)
             ),
         )
     ).lock()

@@ -5,6 +5,7 @@ inherited from its predecessors (paper.md 12, rows 12 and 30-36), and both PPO's
 means per token over the minibatch, which is what the coefficient 27.8 is relative to.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import jax
@@ -14,6 +15,7 @@ from instruct_jax.algorithms.masked import last_true_index, masked_mean, masked_
 from instruct_jax.algorithms.pieces import accumulate
 from instruct_jax.algorithms.sft import lm_loss
 from instruct_jax.batches import Rollout, TokenBatch
+from instruct_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class PPOConfig:
     temperature: float = 1.0
     ptx_coef: float = 27.8
     value_coef: float = 1.0
+
+    def __post_init__(self):
+        above = ("clip", "value_clip", "adaptive_kl_target", "adaptive_kl_horizon", "temperature")
+        for field in (*above, "gamma", "lam", "kl_coef", "ptx_coef", "value_coef"):
+            value = getattr(self, field)
+            most = 1 if field in ("gamma", "lam") else math.inf
+            if value is not None and not (
+                0 <= value <= most and value < math.inf and (value or field not in above)
+            ):
+                raise InputError(f"ppo.{field} is {value}, which is outside its range")
 
 
 def apply_missing_eos(scores_B, has_eos_B, value):
@@ -212,9 +224,10 @@ def policy_gradient(
     def lm(params, piece):
         return ptx_loss(policy_model, params, piece, targets)
 
-    ptx_grads, ptx_metrics = accumulate(
-        lm, params, pretraining, ptx_pieces, "pretraining rows of a minibatch"
-    )
+    with jax.named_scope("ptx"):  # by this name its products are counted, and found in a profile
+        ptx_grads, ptx_metrics = accumulate(
+            lm, params, pretraining, ptx_pieces, "pretraining rows of a minibatch"
+        )
     ptx_grads = jax.tree.map(lambda grad: config.ptx_coef * grad, ptx_grads)
     metrics = {**metrics, **ptx_metrics, "ppo/ptx_grad_norm": _norm(ptx_grads)}
     return jax.tree.map(jnp.add, grads, ptx_grads), metrics

@@ -44,23 +44,20 @@ class _Responses(NamedTuple):
     response_mask_BR: jax.Array
 
 
-def respond_and_score(
+def respond(
     policy_model,
-    scalar_model,
-    params: RolloutParams,
+    params,
     prompts: PromptBatch,
     key,
     sampling: SamplingConfig,
     ppo: PPOConfig,
-    kl_coef,
     eos_id,
     pad_id,
-    pieces=1,
     chunks=1,
     slots=None,
 ):
-    """Sample a response to every prompt, in `chunks` one after another or in as many `slots` (algorithms/slots), and score it
-    -> (Rollout, metrics); see score_responses.
+    """Sample a response to every prompt, in `chunks` one after another or in as many `slots` (algorithms/slots)
+    -> (response_BR i32, response_mask_BR bool); see decode.generate.
 
     Raises InputError for sampling whose log-probs PPO would compare wrongly: another temperature, greedy,
     top-k or top-p.
@@ -76,21 +73,7 @@ def respond_and_score(
             "the whole distribution, which the log-probs are of; set top_k 0 and top_p 1"
         )
     sample, at_once = (generate, chunks) if slots is None else (generate_in_slots, slots)
-    response_BR, response_mask_BR = sample(
-        policy_model, params.policy, prompts, key, sampling, eos_id, pad_id, at_once
-    )
-    return score_responses(
-        policy_model,
-        scalar_model,
-        params,
-        prompts,
-        response_BR,
-        response_mask_BR,
-        ppo,
-        kl_coef,
-        eos_id,
-        pieces,
-    )
+    return sample(policy_model, params, prompts, key, sampling, eos_id, pad_id, at_once)
 
 
 def score_responses(

@@ -22,9 +22,16 @@ class Flops(NamedTuple):
         return self.loop + self.rest
 
 
-def count(jaxpr) -> Flops:
-    """The operations of a (closed) jaxpr. A `while` is taken to run to the limit in its condition, a `cond` by its dearest branch."""
-    return _walk(getattr(jaxpr, "jaxpr", jaxpr), {})
+def count(jaxpr, scope: str | None = None) -> Flops:
+    """The operations of a (closed) jaxpr, or those under jax.named_scope(`scope`), their gradients among them. A `while` is taken to run
+    to the limit in its condition, a `cond` by its dearest branch."""
+    return _walk(getattr(jaxpr, "jaxpr", jaxpr), {}, scope)
+
+
+def programs(jaxpr) -> dict:
+    """{name: jaxpr} of the jitted functions that a host function's jaxpr calls."""
+    called = [eqn.params for eqn in jaxpr.jaxpr.eqns if "name" in eqn.params and "jaxpr" in eqn.params]
+    return {params["name"]: params["jaxpr"] for params in called}
 
 
 def turns(eqn, known: dict | None = None) -> int:
@@ -46,24 +53,26 @@ def turns(eqn, known: dict | None = None) -> int:
     return 1
 
 
-def _walk(jaxpr, known: dict) -> Flops:
+def _walk(jaxpr, known: dict, scope: str | None) -> Flops:
     loop = rest = 0.0
     for eqn in jaxpr.eqns:
-        found = _of(eqn, known)
+        found = _of(eqn, known, scope)
         loop, rest = loop + found.loop, rest + found.rest
         _learn(eqn, known)
     return Flops(loop, rest)
 
 
-def _of(eqn, known: dict) -> Flops:
+def _of(eqn, known: dict, scope: str | None) -> Flops:
     name, params = eqn.primitive.name, eqn.params
-    if name == "dot_general":
+    if scope and scope in str(eqn.source_info.name_stack):
+        scope = None  # all that it calls is
+    if name == "dot_general" and scope is None:
         (contracted, _), _ = params["dimension_numbers"]
         shape = eqn.invars[0].aval.shape
         return Flops(
             rest=2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
         )
-    inner = [_walk(jaxpr, {}) for jaxpr in _inner(params)]
+    inner = [_walk(jaxpr, {}, scope) for jaxpr in _inner(params)]
     if not inner:
         return Flops()
     if name == "while":

@@ -17,6 +17,8 @@ def rope_read(hf: dict) -> dict:
 
 def rope(found: dict) -> dict:
     """Ours from one set of rope parameters; InputError for a kind that there is no switch for."""
+    if not isinstance(found, dict):
+        raise InputError(f"rope_parameters has {found!r:.80} where an object belongs")
     kind = found.get("rope_type", found.get("type", "default"))
     theta = {"rope_theta": float(found["rope_theta"])}
     if kind == "default":

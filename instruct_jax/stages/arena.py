@@ -147,7 +147,7 @@ def prefix_of(contestant: Contestant) -> Template | None:
         return None
     try:
         text = setup.expand(contestant.prefix_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"prefix_file {contestant.prefix_file}: cannot be read ({type(error).__name__})"
         ) from error

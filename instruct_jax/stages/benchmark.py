@@ -29,7 +29,7 @@ from instruct_jax.evaluation.winrate import interval
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.reports.benchmarks import write_page
 from instruct_jax.stages import answers, setup, states
-from instruct_jax.stages.settings import check_fields, nearest, section
+from instruct_jax.stages.settings import check_fields, field, nearest, section
 
 FIELDS = ("stage", "name", "seed", "mesh", "models", "benchmark")
 
@@ -88,7 +88,7 @@ class Asked:
 def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""
     check_fields(config, FIELDS, {"mesh": setup.MeshSettings, "benchmark": BenchmarkSettings})
-    named(config.models)
+    named(field(config, "models", tuple[str, ...]))
 
 
 def named(models: Sequence[str]) -> dict[str, str]:
@@ -109,7 +109,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Asks every model of config.models every task and writes summary.json ({"models": {model: {task: {metric, mean, low, high, n, …}}}}),
     README.md and scores.png into `workdir`."""
     settings = section(config, "benchmark", BenchmarkSettings)
-    models = named(config.models)
+    models = named(field(config, "models", tuple[str, ...]))
     asked, missing = gather(settings, config.seed)
     if not asked:
         raise InputError(

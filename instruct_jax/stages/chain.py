@@ -10,7 +10,7 @@ import ml_collections
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import nearest, section
+from instruct_jax.stages.settings import names_in, nearest, section
 from instruct_jax.training.checkpoint import Saving
 
 
@@ -50,11 +50,8 @@ def stage_config(
     config: ml_collections.ConfigDict, name: str, workdir: Path, **fields
 ) -> ml_collections.ConfigDict:
     """The config of one stage: its own section of the recipe's, what all stages share, and where its inputs lie."""
-    shared = {
-        key: config[key]
-        for key in ("seed", "text", "model", "reward_model", "mesh", "lab", "sentiment", "wandb", "saving")
-        if key in config
-    }
+    everywhere = ("seed", "text", "model", "reward_model", "mesh", "lab", "sentiment", "wandb", "saving", "profile")  # fmt: skip
+    shared = {key: config[key] for key in everywhere if key in config}
     own = config[name].to_dict() if name in config else {}
     paths = {"data_dir": str(workdir / "data"), "records_dir": str(workdir / "records")}
     merged = ml_collections.ConfigDict({**shared, **paths, "name": name, **own, **fields})
@@ -76,9 +73,11 @@ def check_sections(
     for name, cls in (("text", setup.TextSettings), ("mesh", setup.MeshSettings), (world_name, world),
                       ("model", setup.ModelSettings), ("reward_model", setup.ModelSettings)):  # fmt: skip
         section(config, name, cls)
+    setup.saving(config)
     for stage in (name for name in stages if name in config):
-        for name in config[stage]:
+        for name in names_in(config, stage):
             if name == "model":
+                names_in(config, f"{stage}.model")
                 continue
             known = classes | {"saving": Saving} | own.get(stage, {})
             if name not in known:

@@ -69,7 +69,8 @@ class LabBench:
         """One sample per prompt, in the contender's own template."""
         raw = contender.raw or contender.prefix is not None
         temperature = self.settings.base_temperature if raw else self.settings.temperature
-        width = self.settings.max_prompt if contender.prefix else self.models.text.max_prompt
+        # A base model without a prefix shares the program of one behind a prefix.
+        width = self.settings.max_prompt if raw else self.models.text.max_prompt
         template = PREFIXES[contender.prefix] if contender.prefix else self.models.plain
         key = jax.random.fold_in(self.models.key, salt)
         sample = self.models.sampler(width, self.models.text.max_response, temperature)

@@ -31,7 +31,8 @@ from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup, train_rm
 from instruct_jax.stages.settings import SHARED, section
 
-FIELDS = (*SHARED, "hh", "data", "optimizer", "train", "init")
+# Seeds are hh.seeds.
+FIELDS = (*(name for name in SHARED if name != "seed"), "profile", "hh", "data", "optimizer", "train", "init")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ from instruct_jax.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+WORTH = 4  # batches
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
@@ -67,7 +69,8 @@ def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokeni
 def _by_width(lengths: list[int], most: int, batch_size: int) -> list[tuple[int, list[int]]]:
     """Rows by the narrowest of three widths that holds them, whole batches of each: short rows are not padded to long ones.
 
-    Rows that fill no batch join the next wider ones, so no batch but the last is partly empty."""
+    Rows that fill no batch join the next wider ones, so no batch but the last is partly empty; so do those of less than WORTH batches,
+    which would take less time than the program of their width takes to compile."""
     if max(lengths, default=0) > most:
         raise InputError(
             f"a prompt has {max(lengths)} tokens, over the limit of {most}: drop it or raise the limit"
@@ -76,7 +79,8 @@ def _by_width(lengths: list[int], most: int, batch_size: int) -> list[tuple[int,
     at, groups, left = np.searchsorted(widths, lengths), [], []
     for n, width in enumerate(widths):
         rows = left + np.flatnonzero(at == n).tolist()
-        whole = len(rows) if width == most else len(rows) // batch_size * batch_size
+        batches = len(rows) // batch_size
+        whole = len(rows) if width == most else batches * batch_size if batches >= WORTH else 0
         groups.append((width, rows[:whole]))
         left = rows[whole:]
     return [(width, rows) for width, rows in groups if rows]

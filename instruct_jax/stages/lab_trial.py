@@ -20,7 +20,7 @@ from instruct_jax.stages.lab_data import LabSettings, make_lab
 from instruct_jax.stages.settings import known_fields, section
 
 PARTS = ("sft", "rm", "ppo")
-FIELDS = ("stage", "name", "seed", "mesh", "wandb", "upstream", "evaluate", *PARTS)
+FIELDS = ("stage", "name", "seed", "mesh", "wandb", "profile", "upstream", "evaluate", *PARTS)
 NEEDED = ("config.json", "data", "records", "base", "ppo_init", "sft", "rm/reward", "select/select.json")
 
 

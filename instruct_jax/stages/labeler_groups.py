@@ -28,7 +28,7 @@ from instruct_jax.stages.chain import Chain
 from instruct_jax.stages.settings import SHARED, check_fields, section
 from instruct_jax.training.optim import OptimizerConfig
 
-FIELDS = (*SHARED, "data", "optimizer", "train", "init", "groups")
+FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init", "groups")
 
 
 @dataclasses.dataclass(frozen=True)

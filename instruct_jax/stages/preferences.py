@@ -23,7 +23,7 @@ from instruct_jax.records import Prompt, Ranking, Rating, read_jsonl, write_json
 from instruct_jax.reports.win_rates import write_win_rates
 from instruct_jax.stages import judging, setup
 from instruct_jax.stages.arena import Arena, Contestant, SampleSettings, prefix_of
-from instruct_jax.stages.settings import check_fields, section
+from instruct_jax.stages.settings import check_fields, field, names_in, section
 
 FIELDS = (
     "stage",
@@ -83,15 +83,17 @@ def check(config: ml_collections.ConfigDict) -> None:
         "optimisers": OptimiserSettings,
     }
     check_fields(config, FIELDS, sections)
-    for name in config.models:
+    for name in names_in(config, "models"):
         prefix_of(section(config, f"models.{name}", Contestant))
-    judges = {name: section(config, f"judges.{name}", judging.JudgeSettings) for name in config.judges}
+    judges = {
+        name: section(config, f"judges.{name}", judging.JudgeSettings) for name in names_in(config, "judges")
+    }
     pools = {"training", "heldout", *section(config, "people", PeopleSettings).rankings}
     if pools & set(judges):
         raise InputError(
             f"config.judges: {', '.join(sorted(pools & set(judges)))} is the name of a pool of people; call it otherwise"
         )
-    if config.baseline not in config.models:
+    if field(config, "baseline", str) not in config.models:
         raise InputError(
             f"config.baseline is {config.baseline!r}: none of config.models ({', '.join(config.models)})"
         )

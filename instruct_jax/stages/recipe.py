@@ -31,7 +31,7 @@ from instruct_jax.stages import (
     train_rm,
 )
 from instruct_jax.stages.chain import Chain, check_mesh, check_sections, stage_config
-from instruct_jax.stages.settings import SHARED, known_fields, section
+from instruct_jax.stages.settings import SHARED, known_fields, names_in, section
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.optim import OptimizerConfig
 from instruct_jax.training.state import TrainState
@@ -91,7 +91,7 @@ OWN_SECTIONS = {
     "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
 }  # fmt: skip
 STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
-FIELDS = (*SHARED, "reward_model", "lab", *STAGES)
+FIELDS = (*SHARED, "profile", "reward_model", "lab", *STAGES)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -143,9 +143,12 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config with the shipped tokenizer where it names none, and the lab's seed set to the run's."""
     config = config.copy_and_resolve_references()
-    with config.unlocked():
+    tokenizer = None if "tokenizer" not in names_in(config, "text") else config.text.tokenizer
+    names_in(config, "lab")
+    with config.unlocked(), config.ignore_type():
         config.lab.seed = config.seed
-        config.text.tokenizer = config.text.tokenizer or str(lab_base.ASSETS / "tokenizer.model")
+        if tokenizer in (None, ""):
+            config.text.tokenizer = str(lab_base.ASSETS / "tokenizer.model")
     return config
 
 

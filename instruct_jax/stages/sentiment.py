@@ -39,7 +39,7 @@ OWN_SECTIONS = {
     "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
 }  # fmt: skip
 STAGES = ("base", "sft", "collect", "rm", "ppo", "ppo_ptx", "evaluate")
-FIELDS = (*SHARED, "reward_model", "sentiment", "init", *STAGES)
+FIELDS = (*SHARED, "profile", "reward_model", "sentiment", "init", *STAGES)
 
 TITLE = "Sentiment: from openings to PPO-ptx"
 ABOUT = (

@@ -38,19 +38,31 @@ def user_code(file: str, work: Callable):
         raise InputError(f"{where}: {type(error).__name__}: {error}") from error
 
 
+PLAIN = {
+    "name": str, "seed": int, "init": str | None, "wandb": str | None, "data_dir": str, "records_dir": str, "reward": str,
+}  # fmt: skip
 SHARED = ("stage", "name", "seed", "mesh", "text", "model", "wandb", "saving")
 
 
 def known_fields(config: ConfigDict, fields) -> None:
-    """InputError for a field of `config` itself that is not among `fields`: a section with a typo would be left out in silence."""
+    """InputError for a field of `config` itself that is not among `fields` (a section with a typo would be left out in silence), and
+    for one of PLAIN that is of another type."""
     for key in config:
         if key not in fields:
             raise InputError(
                 f"config.{key}: no such field{nearest(key, fields)}; the fields are {', '.join(fields)}"
             )
-    for key, kind in (("name", str), ("seed", int), ("init", str | None), ("wandb", str | None)):
+    for key, kind in PLAIN.items():
         if key in config:
-            _convert(config[key], kind, f"config.{key}")
+            field(config, key, kind)
+    profile(config)
+
+
+def needed_fields(config: ConfigDict, fields) -> None:
+    """InputError for one of PLAIN that is among `fields` and not in the config; "wandb" alone may be left out."""
+    for key in PLAIN:
+        if key in fields and key != "wandb":
+            _found(config, key, "field")
 
 
 def check_fields(config: ConfigDict, fields, sections: dict[str, type]) -> None:
@@ -67,6 +79,19 @@ def wandb_project(config: ConfigDict) -> str | None:
     return config.get("wandb") or None
 
 
+def profile(config: ConfigDict) -> tuple[int, int] | None:
+    """(first step, how many) to be profiled, as --profile FIRST:COUNT asks; None where it does not."""
+    asked = config.get("profile") or None
+    if asked is None:
+        return None
+    first, colon, count = str(asked).partition(":")
+    if not (colon and first.isdecimal() and count.isdecimal() and int(first) and int(count)):
+        raise InputError(
+            f"--profile {asked}: give the first step and how many, both from 1, as in --profile 10:3"
+        )
+    return int(first), int(count)
+
+
 def section(config: ConfigDict, name: str, cls):
     """The section `name` (dotted if nested) of `config` as the frozen dataclass `cls`.
 
@@ -74,18 +99,38 @@ def section(config: ConfigDict, name: str, cls):
     have is refused. An int is taken for a float, nothing else is converted. InputError names the field, what was
     expected and what was given.
     """
+    return _build(_found(config, name, "section"), cls, f"config.{name}")
+
+
+def names_in(config: ConfigDict, name: str) -> list[str]:
+    """What the section `name` (dotted if nested) holds; InputError where there is none."""
+    found = _found(config, name, "section")
+    _check_section(found, f"config.{name}")
+    return list(found)
+
+
+def field(config: ConfigDict, name: str, kind):
+    """The field `name` of `config` itself as the annotation `kind` says; InputError as of `section`."""
+    return _convert(_found(config, name, "field"), kind, f"config.{name}")
+
+
+def _found(config: ConfigDict, name: str, what: str):
     found, walked = config, "config"
     for part in name.split("."):
         if not isinstance(found, ConfigDict) or part not in found:
             there = list(found.keys()) if isinstance(found, ConfigDict) else []
-            raise InputError(f"{walked} has no section {part!r}{nearest(part, there)}")
+            raise InputError(f"{walked} has no {what} {part!r}{nearest(part, there)}")
         found, walked = found[part], f"{walked}.{part}"
-    return _build(found, cls, walked)
+    return found
+
+
+def _check_section(given, path: str) -> None:
+    if not isinstance(given, (ConfigDict, dict)):
+        raise InputError(f"{path} must be a section of fields, got {given!r}")
 
 
 def _build(given, cls, path: str):
-    if not isinstance(given, (ConfigDict, dict)):
-        raise InputError(f"{path} must be a section of fields, got {given!r}")
+    _check_section(given, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in given:
         if key not in fields:
@@ -178,17 +223,18 @@ def snapshot(config: ConfigDict, workdir: Path | str) -> None:
     """Write the config, overrides included, to workdir/config.json.
 
     Where the folder already holds checkpoints of another config, InputError names a field that differs: resuming
-    would mix two experiments. The mesh alone may change, and with it the number of processes.
+    would mix two experiments. The mesh alone may change, and with it the number of processes. What is to be profiled is no part of it.
     """
     path = Path(workdir) / "config.json"
-    for field, value in _flatten(config.to_dict()).items():
+    kept = {key: value for key, value in config.to_dict().items() if key != "profile"}
+    for field, value in _flatten(kept).items():
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{field} holds what config.json cannot ({error}): use numbers, texts, True, False, None"
             ) from error
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    text = json.dumps(kept, indent=2) + "\n"
     if path.exists() and any((path.parent / "checkpoints").glob("[0-9]*")):
         changed = changed_fields(json.loads(path.read_text()), json.loads(text))
         changed = [change for change in changed if not change[0].startswith("config.mesh.")]

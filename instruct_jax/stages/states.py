@@ -57,6 +57,13 @@ def check_offload(offload: tuple[str, ...], parts: tuple[str, ...]) -> None:
             )
 
 
+def check_at_least_1(train, *fields: str) -> None:
+    """InputError for a count of the section train that is below 1."""
+    for field in fields:
+        if getattr(train, field) < 1:
+            raise InputError(f"train.{field} is {getattr(train, field)}: it must be at least 1")
+
+
 def frozen(params, model: PolicyModel | ScalarModel, offload: tuple[str, ...] = ()):
     """A copy of parameters that no optimizer will move, kernels in the model's own number type; in host memory where `offload` names the
     "frozen"."""

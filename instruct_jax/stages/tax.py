@@ -14,7 +14,7 @@ import ml_collections
 from instruct_jax.errors import InputError
 from instruct_jax.reports.tax import write_tax
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import check_fields, nearest, section
+from instruct_jax.stages.settings import check_fields, field, names_in, nearest, section
 
 FIELDS = ("stage", "name", "seed", "base", "runs", "sweeps")
 PLACES = ("summary.json", "evaluate/evaluation.json", "report/summary.json")
@@ -42,9 +42,10 @@ class SweepSettings:
 def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""
     check_fields(config, FIELDS, {})
-    for name in config.runs:
+    field(config, "base", str)
+    for name in names_in(config, "runs"):
         section(config, f"runs.{name}", RunSettings)
-    for name in config.get("sweeps", {}):
+    for name in names_in(config, "sweeps") if "sweeps" in config else ():
         section(config, f"sweeps.{name}", SweepSettings)
 
 

@@ -19,18 +19,20 @@ from instruct_jax.algorithms.pieces import accumulate
 from instruct_jax.algorithms.sft import lm_loss
 from instruct_jax.batches import TokenBatch
 from instruct_jax.data import builders, pipeline
+from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
-from instruct_jax.stages import setup, states
-from instruct_jax.stages.settings import SHARED, check_fields, section, wandb_project
+from instruct_jax.stages import setup, speed, states
+from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.limits import STOP, GuardConfig, held
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.pace import Watch
 from instruct_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-FIELDS = (*SHARED, "data", "optimizer", "train", "init")
+FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, ("optimizer",))
+        states.check_at_least_1(self, "log_every", "save_every", "valid_batches")
 
 
 def make_step(model: PolicyModel, tx, schedule, pieces: int = 1, guard: GuardConfig = STOP):
@@ -130,10 +133,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     valid = _batches(data, text, tokenizer, data.valid_split, data.valid_batch_size, config.seed)
     total = setup.whole_steps(train.steps, train.epochs, batches.steps_per_epoch)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
+    peak = peak_flops(mesh, model.config.dtype)
     with jax.set_mesh(mesh):
         abstract = states.abstract_state(model, tx, mesh, train.offload)
-        step = make_step(model, tx, make_schedule(optimizer, total), pieces, train.guard)
-        step = states.jit_step(step, abstract, mesh, train.offload)
+        parts = tx, make_schedule(optimizer, total), pieces, train.guard
+        step = states.jit_step(make_step(model, *parts), abstract, mesh, train.offload)
+        plain = speed.without_remat(model)
+        counted = step if plain is model else make_step(plain, *parts)
         key = jax.random.key(config.seed)
         if config.init:
             state = states.state_from(setup.load(config.init, model, mesh), tx, mesh, offload=train.offload)
@@ -144,7 +150,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             log_every=train.log_every, save_every=batches.steps_per_epoch if train.keep_epochs else train.save_every,
             keep=total if train.keep_epochs else 2, saving=setup.saving(config), eval_every=batches.steps_per_epoch,
             evaluate=_validation(model, valid, train.valid_batches, mesh), meta=setup.meta(config.stage, config, model.config),
-            name=config.name, wandb=wandb_project(config), tokens_per_step=data.batch_size * (text.max_prompt + text.max_response),
+            name=config.name, wandb=wandb_project(config), watch=Watch(speed.of_step(counted, peak), profile(config)),
             guard_config=train.guard,
         )  # fmt: skip
 

@@ -19,21 +19,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 from instruct_jax.algorithms import ppo as algorithm
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.algorithms.ppo import PPOConfig
-from instruct_jax.algorithms.rollout import RolloutParams, respond_and_score, split_minibatches
+from instruct_jax.algorithms.rollout import RolloutParams, respond, score_responses, split_minibatches
 from instruct_jax.batches import PromptBatch, TokenBatch
 from instruct_jax.data import builders, pipeline
+from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import check_divides, check_tokens
-from instruct_jax.stages import setup, states
-from instruct_jax.stages.settings import SHARED, check_fields, section, wandb_project
+from instruct_jax.stages import setup, speed, states
+from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.limits import STOP, GuardConfig, chosen, held
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.pace import Watch
 from instruct_jax.training.state import TrainState
 
 FIELDS = (
-    *SHARED, "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
+    *SHARED, "profile", "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
 )  # fmt: skip
 
 
@@ -69,6 +71,14 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, (*states.STATE_PARTS, "frozen"))
+        states.check_at_least_1(
+            self, "episodes", "batch_size", "minibatch_size", "inner_epochs", "ptx_ratio", "ptx_length"
+        )
+        states.check_at_least_1(self, "log_every", "save_every", "keep")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError(
+                f"train.ema_decay is {self.ema_decay}: it must be at least 0 and below 1, or None"
+            )
         if self.batch_size % self.minibatch_size:
             raise InputError(
                 f"train.batch_size {self.batch_size} does not split into minibatches of train.minibatch_size "
@@ -171,15 +181,24 @@ class Pieces(NamedTuple):
 
 
 def make_rollout(p: Pieces):
-    """(policy, reference, reward, value params, prompts, key, kl_coef) → (Rollout, metrics); pure."""
+    """(policy params, prompts, key) → (response_BR, response_mask_BR): sampling, prefill and decode; pure."""
 
-    def rollout(policy, reference, reward, value, prompts: PromptBatch, key, kl_coef):
-        params = RolloutParams(policy, reference, reward, value)
-        return respond_and_score(p.policy, p.scalar, params, prompts, key, p.sampling, p.ppo, kl_coef, p.eos_id, p.pad_id,
-                                 pieces=p.train.minibatches * p.train.pieces, chunks=p.train.chunks,
-                                 slots=p.train.slots)  # fmt: skip
+    def rollout(policy, prompts: PromptBatch, key):
+        return respond(p.policy, policy, prompts, key, p.sampling, p.ppo, p.eos_id, p.pad_id, p.train.chunks,
+                       p.train.slots)  # fmt: skip
 
     return rollout
+
+
+def make_scoring(p: Pieces):
+    """(policy, reference, reward, value params, prompts, response_BR, mask_BR, kl_coef) → (Rollout, metrics); pure."""
+
+    def scoring(policy, reference, reward, value, prompts: PromptBatch, response_BR, mask_BR, kl_coef):
+        params = RolloutParams(policy, reference, reward, value)
+        return score_responses(p.policy, p.scalar, params, prompts, response_BR, mask_BR, p.ppo, kl_coef, p.eos_id,
+                               p.train.minibatches * p.train.pieces)  # fmt: skip
+
+    return scoring
 
 
 def make_update(p: Pieces):
@@ -233,32 +252,30 @@ def adapt_kl(state: PPOState, kl, p: Pieces) -> PPOState:
 
 
 def make_iteration(p: Pieces, reference, reward, mesh, abstract_state):
-    """One PPO iteration as the paper's box reads: respond and score, shape rewards and advantages, update, adapt, log."""
-    rollout_fn = jax.jit(make_rollout(p))
+    """One PPO iteration as the paper's box reads: respond, score, shape rewards and advantages, update, adapt, log -> (iteration,
+    {name: program}). `launched(name, result)` is told of each program that was sent to the devices."""
 
     def update_and_adapt(state, rollout, pretraining, key, kl):
         state, metrics = make_update(p)(state, rollout, pretraining, key, kl)
         none_taken = metrics["guard/bad"] == 1
         return chosen(none_taken, state, adapt_kl(state, kl, p), p.train.guard), metrics
 
+    rollout_fn, scoring_fn = jax.jit(make_rollout(p)), jax.jit(make_scoring(p))
     update_fn = states.jit_step(update_and_adapt, abstract_state, mesh, p.train.offload)
 
-    def iteration(state: PPOState, batch: IterationBatch, key):
-        rollout, metrics = rollout_fn(
-            state.policy.params,
-            reference,
-            reward,
-            state.value.params,
-            batch.prompts,
-            jax.random.fold_in(key, 0),
-            state.kl_coef,
-        )
+    def iteration(state: PPOState, batch: IterationBatch, key, launched=lambda name, result: None):
+        policy, value, prompts = state.policy.params, state.value.params, batch.prompts
+        responses = rollout_fn(policy, prompts, jax.random.fold_in(key, 0))
+        launched("rollout", responses)
+        rollout, metrics = scoring_fn(policy, reference, reward, value, prompts, *responses, state.kl_coef)
+        launched("scoring", metrics)
         state, update_metrics = update_fn(
             state, rollout, batch.pretraining, jax.random.fold_in(key, 1), metrics["objective/kl"]
         )
+        launched("update", update_metrics)
         return state, {**metrics, **update_metrics}, rollout
 
-    return iteration, rollout_fn, update_fn
+    return iteration, {"rollout": rollout_fn, "scoring": scoring_fn, "update": update_fn}
 
 
 def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad_id: int) -> Pieces:
@@ -301,7 +318,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def programs(config: ml_collections.ConfigDict, mesh) -> dict:
-    """{name: (jitted, abstract arguments)} of this stage: rollout and update; reads no data."""
+    """{name: (jitted, abstract arguments)} of this stage: rollout, scoring and update; reads no data."""
     p = build(config, None, eos_id=0, pad_id=0)
     text, rows = section(config, "text", setup.TextSettings), setup.batch_sharding(mesh)
     p.train.check_mesh(text.length, mesh)
@@ -316,14 +333,19 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     prompts = PromptBatch(*arrays(((B, P), np.int32), ((B, P), bool), ((B,), np.int32)))
     shape = (B * p.train.inner_epochs * p.train.ptx_ratio, p.train.ptx_length)
     ptx = TokenBatch(*arrays((shape, np.int32), (shape, np.int32), (shape, bool))) if p.ppo.ptx_coef else None
-    _, rollout_fn, update_fn = make_iteration(p, None, None, mesh, state)
+    _, compiled = make_iteration(p, None, None, mesh, state)
     scalar = jax.ShapeDtypeStruct((), np.float32)
-    rollout_args = (state.policy.params, reference, reward, state.value.params, prompts, key, scalar)
-    rollout = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
-        jax.eval_shape(rollout_fn, *rollout_args)[0],
-    )
-    return {"rollout": (rollout_fn, rollout_args), "update": (update_fn, (state, rollout, ptx, key, scalar))}
+    policy, value = state.policy.params, state.value.params
+
+    def by_rows(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), tree)
+
+    arguments = {"rollout": (policy, prompts, key)}
+    responses = by_rows(jax.eval_shape(compiled["rollout"], *arguments["rollout"]))
+    arguments["scoring"] = policy, reference, reward, value, prompts, *responses, scalar
+    rollout = by_rows(jax.eval_shape(compiled["scoring"], *arguments["scoring"])[0])
+    arguments["update"] = state, rollout, ptx, key, scalar
+    return {name: (program, arguments[name]) for name, program in compiled.items()}
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -350,6 +372,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         rows = setup.put_step(pretraining, i, mesh) if pretraining else None
         return IterationBatch(setup.put_step(prompts, i, mesh), rows)
 
+    peak = peak_flops(mesh, p.policy.config.dtype)
     with jax.set_mesh(mesh):
         policy = setup.load(config.init, p.policy, mesh)
         value = setup.load(config.reward, p.scalar, mesh)
@@ -364,10 +387,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "the reference policy (init)": states.fingerprint(reference),
             "the reward model": states.fingerprint(reward),
         }
-        iteration, _, _ = make_iteration(p, reference, reward, mesh, abstract_state(p, mesh))
+        fixed = reference, reward, mesh, abstract_state(p, mesh)
+        iteration, _ = make_iteration(p, *fixed)
+        plain = p._replace(policy=speed.without_remat(p.policy), scalar=speed.without_remat(p.scalar),
+                           train=dataclasses.replace(p.train, refill=False))  # fmt: skip
+        counted = iteration if plain == p else make_iteration(plain, *fixed)[0]
+        watch = Watch(speed.of_iteration(counted, text.max_response, peak), profile(config))
+        step = functools.partial(iteration, launched=watch.timeline.launched)
         fit(
-            iteration, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
+            step, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
             log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
             saving=setup.saving(config), meta=setup.meta("ppo", config, p.policy.config, p.train.subtree) | {"anchors": anchors},
-            name=config.name, wandb=wandb_project(config), guard_config=p.train.guard,
+            name=config.name, wandb=wandb_project(config), guard_config=p.train.guard, watch=watch,
         )  # fmt: skip

@@ -6,6 +6,7 @@ or GPT-3 start does as well).
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -17,17 +18,20 @@ from instruct_jax.algorithms.pieces import accumulate
 from instruct_jax.algorithms.rm import last_scores, ranking_counts, rm_loss, shift_bias
 from instruct_jax.batches import RankingBatch
 from instruct_jax.data import builders, pipeline
+from instruct_jax.devices import peak_flops
+from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.sharding import fetch
-from instruct_jax.stages import setup, states
-from instruct_jax.stages.settings import SHARED, check_fields, section, wandb_project
+from instruct_jax.stages import setup, speed, states
+from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.limits import STOP, GuardConfig, held
 from instruct_jax.training.loop import fit
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer, make_schedule
+from instruct_jax.training.pace import Watch
 from instruct_jax.training.state import TrainState
 
-FIELDS = (*SHARED, "data", "optimizer", "train", "init")
+FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,11 @@ class TrainSettings:
 
     def __post_init__(self):
         states.check_offload(self.offload, ("optimizer",))
+        states.check_at_least_1(self, "log_every", "save_every")
+        if self.divide_by not in ("valid_pairs", "all_pairs"):
+            raise InputError(f'train.divide_by is {self.divide_by!r}: use "valid_pairs" or "all_pairs"')
+        if not 0 < self.epochs < math.inf:
+            raise InputError(f"train.epochs is {self.epochs}: it must be above 0")
 
 
 def make_step(model: ScalarModel, tx, schedule, divide_by: str, pieces: int = 1, guard: GuardConfig = STOP):
@@ -120,10 +129,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     )  # fmt: skip
     total = batches.steps(train.epochs)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
+    peak = peak_flops(mesh, model.config.dtype)
     with jax.set_mesh(mesh):
         abstract = states.abstract_state(model, tx, mesh, train.offload)
-        step = make_step(model, tx, make_schedule(optimizer, total), train.divide_by, pieces, train.guard)
-        step = states.jit_step(step, abstract, mesh, train.offload)
+        parts = tx, make_schedule(optimizer, total), train.divide_by, pieces, train.guard
+        step = states.jit_step(make_step(model, *parts), abstract, mesh, train.offload)
+        plain = speed.without_remat(model)
+        counted = step if plain is model else make_step(plain, *parts)
         policy = setup.load(config.init, PolicyModel(model.config), mesh)
         key = jax.random.key(config.seed)
         start = states.as_scalar(policy, jax.random.fold_in(key, 2**31 - 1))
@@ -132,7 +144,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             step, state, lambda i: setup.put_step(batches, i, mesh), total_steps=total, key=key, workdir=workdir,
             log_every=train.log_every, save_every=train.save_every, saving=setup.saving(config),
             meta=setup.meta("rm", config, model.config), name=config.name, wandb=wandb_project(config),
-            tokens_per_step=int(batches.at(0).tokens_XT.size), guard_config=train.guard,
+            watch=Watch(speed.of_step(counted, peak), profile(config)), guard_config=train.guard,
         )  # fmt: skip
         _centre(model, state, data, text, tokenizer, mesh, workdir, config)
 

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from instruct_jax.devices import versions
 from instruct_jax.errors import InputError
 from instruct_jax.training import manifest
-from instruct_jax.training.guard import TrainingError
+from instruct_jax.training.guard import SaveError, as_the_first_says
 
 _UNFINISHED, _DELETING, _DAMAGED = ".orbax-checkpoint-tmp", ".deleting", ".damaged"
 
@@ -47,10 +47,6 @@ class Saving:
 
 
 LATEST_ALONE = Saving()
-
-
-class SaveError(TrainingError):
-    """A checkpoint could not be written; those before it are as they were."""
 
 
 def _flatten(tree) -> dict:
@@ -188,6 +184,11 @@ class Checkpoints:
     """
 
     def __init__(self, path: Path | str, keep: int = 2, saving: Saving = LATEST_ALONE):
+        if saving.on_error == "continue" and jax.process_count() > 1:
+            raise InputError(
+                f"saving.on_error is 'continue', which is for one process, and here are {jax.process_count()}: the others would wait "
+                "for the one that cannot write; set it to 'stop'"
+            )
         self._path = Path(path).expanduser().absolute()
         self._keep, self._saving = keep, saving
         self._metrics: dict[int, float | None] = {}
@@ -195,10 +196,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._path.mkdir(parents=True, exist_ok=True)
             self._sweep()
-        self._writer = self._new_writer()
-
-    def _new_writer(self):
-        return ocp.AsyncCheckpointer(
+        self._writer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
@@ -220,7 +218,7 @@ class Checkpoints:
         what the best is chosen by. SaveError when this or the write before it failed.
         """
         self.wait()
-        if step in _steps(self._path):
+        if as_the_first_says(step in _steps(self._path)):
             return
         self._prune()
         meta = {**meta, "step": step, "versions": versions(), "checksums": manifest.ALGORITHM}
@@ -236,14 +234,13 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failing(self):
-        """Whatever orbax raises while writing, as a SaveError; a fresh writer for the next."""
+        """Whatever orbax raises while writing, as a SaveError."""
         try:
             yield
         except Exception as error:
             reason = (str(error) or repr(error)).splitlines()[0]
             if len(reason) > 300:  # the library names the file twice; what happened comes last
                 reason = f"{reason[:80]} ... {reason[-200:]}"
-            self._writer = self._new_writer()
             if jax.process_index() == 0:
                 self._sweep()
             raise SaveError(

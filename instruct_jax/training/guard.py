@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from instruct_jax.errors import InputError
@@ -25,6 +26,10 @@ SILENCE_SECONDS = 20.0
 
 class TrainingError(Exception):
     """Training went wrong in a way that no retry mends; the message names the step, the metric and the way out."""
+
+
+class SaveError(TrainingError):
+    """Something of a run could not be written; what lay there before is as it was."""
 
 
 class Preempted(Exception):
@@ -119,6 +124,13 @@ def _beating(beat: Path, mine: str):
         done.set()
         thread.join()
         beat.unlink(missing_ok=True)
+
+
+def as_the_first_says(flag: bool) -> bool:
+    """The flag of process 0, whose view of the folder counts: on a file system that hosts share, another's may lag. All must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 _asked_so_far = itertools.count()

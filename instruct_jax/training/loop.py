@@ -19,8 +19,21 @@ import jax
 from instruct_jax.devices import peak_rss_bytes
 from instruct_jax.errors import InputError
 from instruct_jax.training import guard, limits
-from instruct_jax.training.checkpoint import LATEST_ALONE, Checkpoints, SaveError, Saving
-from instruct_jax.training.metrics import MetricWriter, Progress, read_metrics
+from instruct_jax.training.checkpoint import LATEST_ALONE, Checkpoints, Saving
+from instruct_jax.training.metrics import MetricWriter, Progress, duration, read_metrics
+from instruct_jax.training.pace import (
+    CHECKPOINT,
+    DATA,
+    EVALUATION,
+    SHARE,
+    STEP,
+    Pace,
+    Timeline,
+    Watch,
+    short,
+    words,
+)
+from instruct_jax.training.profiling import Profiler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +75,7 @@ def fit(
     tensorboard: bool = True,
     wandb: str | None = None,
     show: tuple[str, ...] = (),
-    tokens_per_step: int | None = None,
+    watch: Watch | None = None,
     guard_config: limits.GuardConfig = limits.STOP,
 ):
     """Run `total_steps` steps in `workdir` and return the final state, resuming from the latest checkpoint there.
@@ -70,8 +83,8 @@ def fit(
     `step(state, batch, key) -> (state, metrics)`, metrics a dict of scalars; a third value, if there is one, is kept with a batch
     that went wrong. `batch_at(i)` is the batch of step i from 0, prepared while the device works on step i - 1; the key of step i is
     fold_in(key, i). `state` is consumed, as by a donating step. `evaluate(state, steps_done) -> dict of floats` runs at the end and
-    every `eval_every` steps. `meta` (JSON) goes with each checkpoint; `show` names the metrics of the progress line. Writes
-    checkpoints/, metrics.jsonl, tensorboard/ and, at the end, done.json; a finished workdir returns at once.
+    every `eval_every` steps. `meta` (JSON) goes with each checkpoint; `show` names the metrics of the progress line; `watch` says
+    what is measured. Writes checkpoints/, metrics.jsonl, tensorboard/ and, at the end, done.json; a finished workdir returns at once.
 
     The batch of a step that training/limits found bad is kept in offending/; where `guard_config` skips and the step left the state as
     it was, the run goes on, else TrainingError is raised and that state never saved; so it is when a checkpoint cannot be written,
@@ -87,26 +100,34 @@ def fit(
             contextlib.closing(Checkpoints(workdir / "checkpoints", keep, saving))
         )
         start = checkpoints.newest_whole(lambda text: _warn(name, text)) or 0
+        saved = checkpoints.meta(start) if start else {}
         if start:
-            _check_same_run(checkpoints.meta(start), meta, total_steps, workdir)
+            _check_same_run(saved, meta, total_steps, workdir)
             state = _resume(checkpoints, state, start)
-        if start == total_steps and (workdir / "done.json").exists():
+        if _was_done(workdir / "done.json", start == total_steps):
             return state
-        (workdir / "done.json").unlink(missing_ok=True)
         progress = stack.enter_context(contextlib.closing(Progress(name, start, total_steps, show)))
         if start:
             progress.say(f"resuming after step {start}")
         writer = MetricWriter(workdir, start, tensorboard, wandb, meta.get("config"))
         stack.enter_context(contextlib.closing(writer))
         stop = stack.enter_context(guard.StopRequest())
-        run = _Run(config, name, workdir, meta, checkpoints, writer, progress, stop, evaluate, tokens_per_step,
-                   guard_config)  # fmt: skip
-        return run.steps(step, state, batch_at, key, start)
+        run = _Run(config, name, workdir, meta, checkpoints, writer, progress, stop, evaluate, watch or Watch(),
+                   guard_config, skipped=saved.get("skipped", 0))  # fmt: skip
+        return run.run(step, state, batch_at, key, start)
 
 
 def _warn(name: str, text: str) -> None:
     if jax.process_index() == 0:
         print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _was_done(report: Path, last: bool) -> bool:
+    """Whether the run was done before, as process 0 sees it; a report of anything else is removed."""
+    done = guard.as_the_first_says(last and report.exists())
+    if not done and jax.process_index() == 0:
+        report.unlink(missing_ok=True)
+    return done
 
 
 def _check_same_run(saved: dict, meta: dict, total_steps: int, workdir: Path) -> None:
@@ -146,44 +167,84 @@ class _Run:
     progress: Progress
     stop: guard.StopRequest
     evaluate: Callable | None
-    tokens_per_step: int | None
+    watch: Watch
     guard_config: limits.GuardConfig
     row: dict = dataclasses.field(default_factory=dict)  # the metrics of the step that is saved next
-    skipped: int = 0  # steps in a row
+    skipped: int = 0  # steps in a row; goes with every checkpoint
     first_seconds: float | None = None
-    window: tuple[int, float] = (0, 0.0)  # steps done and clock at the previous row, pauses taken out
+    profiler: Profiler | None = None
+    timeline: Timeline | None = None
+    pace: Pace | None = None
+    said: str = ""  # of the speed, at the previous row
+
+    def run(self, step, state, batch_at, key, start):
+        """Steps `start` to the last, measured; returns the state."""
+        folder, total = self.workdir / "profile", self.config.total_steps
+        self.profiler = Profiler(self.watch.profile, folder, self.name, start, total, self.progress.say)
+        self.timeline = self.watch.timeline
+        with self.timeline, contextlib.closing(self.profiler):
+            return self.steps(step, state, batch_at, key, start)
 
     def steps(self, step, state, batch_at, key, start):
         """Steps `start` to the last; returns the state."""
         began = time.perf_counter()
-        late = None
-        batch = batch_at(start) if start < self.config.total_steps else None
+        late, running = None, ()
+        batch = self._batch(batch_at, start)
+        self._prepare(state, batch, key)
         for i in range(start, self.config.total_steps):
-            launched = time.perf_counter()
-            state, metrics, *seen = step(state, batch, jax.random.fold_in(key, i))
-            seen, done = (batch, *seen), i + 1
+            done, launched = i + 1, time.perf_counter()
+            self.profiler.before(done, running)
+            state, running, *seen = self._launch(step, state, batch, jax.random.fold_in(key, i), done)
+            this = (done, self.timeline.count, running, (batch, *seen))
+            self.profiler.after(done, running)
             if i == start:
-                jax.block_until_ready(metrics)
+                jax.block_until_ready(running)
                 self.first_seconds = time.perf_counter() - launched
                 self.progress.compiled(done, self.first_seconds)
-                self.window = (done, time.perf_counter())
-            if done < self.config.total_steps:
-                batch = batch_at(done)
+                self.pace.started(done)
+            batch = self._batch(batch_at, done)
             if late:
                 self._settle(*late)
-            late = (done, metrics, seen)
+            late = this
             self._tell_failed_save(self.checkpoints.check)
             stopping = self.stop.asked()
             if stopping or self._pauses(done):
-                self._settle(done, metrics, seen, state)
+                self._settle(*late, state)
                 late = None
-                self._save(done, state, stopping)
+                with self.timeline.host(CHECKPOINT):
+                    self._save(done, state, stopping)
         if late:
             self._settle(*late)
         self._finish(time.perf_counter() - began)
         if self.stop.asked():  # in the last step: whoever called must not start another stage
             raise guard.Preempted(f"{self.name}: SIGTERM at the last step; finished and saved")
         return state
+
+    def _prepare(self, state, batch, key):
+        """Say what a step computes and what its speed is held against."""
+        work = self.watch.work(state, batch, key) if self.watch.work and batch is not None else None
+        self.pace = Pace(self.timeline, work)
+        if work:
+            self.progress.say(
+                f"a step is of {short(work.tokens)} tokens, MFU of {short(work.peak)}FLOP/s ({work.peak_from})"
+            )
+
+    def _batch(self, batch_at, i):
+        """The batch of step i, None after the last."""
+        if i >= self.config.total_steps:
+            return None
+        with self.timeline.host(DATA):
+            return batch_at(i)
+
+    def _launch(self, step, state, batch, key, done):
+        """What a step returns; one that tells the timeline of no programs is a single one."""
+        before = self.timeline.count
+        self.timeline.launching()
+        with jax.profiler.StepTraceAnnotation(self.name, step_num=done):
+            found = step(state, batch, key)
+        if self.timeline.count == before:
+            self.timeline.launched(STEP, found[1])
+        return found
 
     def _is_last(self, done):
         return done == self.config.total_steps
@@ -197,20 +258,20 @@ class _Run:
     def _pauses(self, done):
         return done % self.config.save_every == 0 or self._is_last(done) or self._evaluates(done)
 
-    def _settle(self, done, metrics, seen, state=None):
+    def _settle(self, done, launches, metrics, seen, state=None):
         """Read the metrics of a step, stop if they are bad, and log; given the state, evaluate if due."""
         numbers = {metric: float(value) for metric, value in jax.device_get(metrics).items()}
         self._check(done, numbers, seen)
-        self.progress.update(done, numbers)
         logs = done == 1 or done % self.config.log_every == 0 or self._is_last(done)
-        evaluates = state is not None and self._evaluates(done)
-        row = (numbers | self._speed(done)) if logs else {}
-        if evaluates:
-            paused = time.perf_counter()
-            row |= {metric: float(value) for metric, value in self.evaluate(state, done).items()}
-            self._forget(time.perf_counter() - paused)
+        perf = self.pace.row(done, launches, numbers) if logs else {}
+        self.said = words(perf) or self.said
+        self.progress.update(done, numbers, self.said)
+        row = (numbers | perf) if logs else {}
+        if state is not None and self._evaluates(done):
+            with self.timeline.host(EVALUATION):
+                row |= {metric: float(value) for metric, value in self.evaluate(state, done).items()}
         if row:
-            self.writer.write(done, row)
+            self._tell_failed_save(lambda: self.writer.write(done, row))
         self.row = numbers | row
 
     def _check(self, done, numbers, seen):
@@ -233,40 +294,25 @@ class _Run:
             "same batch: look at it, lower the learning rate, or set optimizer.grad_clip"
         )
 
-    def _speed(self, done):
-        """Steps and tokens per second since the previous row; nothing on the first, which compiles."""
-        (before, since), now = self.window, time.perf_counter()
-        if done <= before:
-            return {}
-        self.window = (done, now)
-        rate = (done - before) / max(now - since, 1e-9)
-        speed = {"perf/steps_per_second": rate}
-        return speed | (
-            {"perf/tokens_per_second": rate * self.tokens_per_step} if self.tokens_per_step else {}
-        )
-
-    def _forget(self, seconds):
-        self.window = (self.window[0], self.window[1] + seconds)
-
     def _save(self, done, state, stopping):
         """Save where it is due; when stopping, wait for it and raise Preempted."""
         last = self._is_last(done)
         if not (stopping or done % self.config.save_every == 0 or last):
             return
-        paused = time.perf_counter()
         self._check_best(done)
-        self.writer.sync()
         self._tell_failed_save(self.checkpoints.wait)
         row = {
             name: value
             for name, value in self.row.items()
             if math.isfinite(value) and not name.startswith("perf/")
         }
-        saved = self._tell_failed_save(
-            lambda: self.checkpoints.save(done, state, {**self.meta, "metrics": row}, wait=stopping or last),
-            last,
-        )
-        self._forget(time.perf_counter() - paused)
+        beside = {**self.meta, "metrics": row, "skipped": self.skipped}
+
+        def write():
+            self.writer.sync()
+            self.checkpoints.save(done, state, beside, wait=stopping or last)
+
+        saved = self._tell_failed_save(write, last)
         if stopping and not last:
             here = "saved" if saved else "not saved"
             raise guard.Preempted(
@@ -277,7 +323,7 @@ class _Run:
         """Whether writing went well; a failure is said, and raised where the config says so or no other chance is left."""
         try:
             write()
-        except SaveError as error:
+        except guard.SaveError as error:
             if last or self.config.saving.on_error == "stop":
                 raise
             self.progress.say(f"{error}; going on, as saving.on_error says")
@@ -292,14 +338,20 @@ class _Run:
             )
 
     def _finish(self, seconds):
+        perf = self.pace.whole()
         if jax.process_index() != 0:
             return
+        spent = {phase: round(spent, 3) for phase, spent in self.pace.seconds.items()}
+        start = f"{duration(spent['start'])} to the first step, " if "start" in spent else ""
+        self.progress.say(f"done in {duration(seconds)}: {start}then {words(perf)}")
         report = {
             "name": self.name,
             "step": self.config.total_steps,
             "session_seconds": round(seconds, 3),
             "first_step_seconds": self.first_seconds and round(self.first_seconds, 3),
             "peak_rss_bytes": peak_rss_bytes(),
+            "seconds": spent,
+            "speed": {name.removeprefix("perf/"): value for name, value in perf.items() if SHARE not in name},
             "metrics": read_metrics(self.workdir)[-1],
         }
         temporary = self.workdir / "done.json.tmp"

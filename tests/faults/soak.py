@@ -6,7 +6,8 @@ runs the smallest recipe (tests/configs/tiny_recipe.py with 16 PPO iterations, a
 rounds of ten kills: the recipe's folder is put back to where PPO-ptx begins, and the same command is started and killed (SIGKILL,
 inside a phase drawn by turns, after a delay drawn from that phase's length) until it has got through; what it left must equal the
 first run's. soak.json gets every kill. With --whole each stage of the whole recipe is killed once (soak_recipe.json). Without
-$JAX_COMPILATION_CACHE_DIR every program is compiled anew at first; --scratch FOLDER, given again, goes on from its finished run.
+$JAX_COMPILATION_CACHE_DIR every program is compiled anew at first. With --scratch FOLDER it can itself be stopped: given again, it
+goes on from the runs and rounds that lie there, also to more --kills.
 """
 
 import argparse
@@ -40,6 +41,8 @@ TIMINGS = {
     "matmul_gflops",
     "stages",
     "session_seconds",
+    "seconds",
+    "speed",
     "first_step_seconds",
 }
 
@@ -216,26 +219,22 @@ def main():
     asked = parser.parse_args()
     scratch = asked.scratch or Path(tempfile.mkdtemp(prefix="soak-"))
     scratch.mkdir(parents=True, exist_ok=True)
-    finished, draw = scratch / "finished", random.Random(asked.seed)
+    finished, record = scratch / "finished", scratch / "rounds.json"
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", scratch / "cache")
     if not (finished / "finished.json").exists():
         assert Life(finished, cache, ITERATIONS).run() is None
+    expected = outcome(finished)
     if asked.whole:
-        rows = survive_recipe(finished, scratch / "whole", cache, draw, ITERATIONS)
-        unequal = differences(outcome(finished), outcome(scratch / "whole"))
+        rows = survive_recipe(finished, scratch / "whole", cache, random.Random(asked.seed), ITERATIONS)
+        unequal = differences(expected, outcome(scratch / "whole"))
         keep(asked.out / "soak_recipe.json", {"differs_in": unequal, "kills_in_order": rows})
         return 1 if unequal else 0
-    # Again, with every program compiled: how long the phases are, and that two runs without a kill are equal.
-    rewind(finished, scratch / "again", False)
-    again = Life(scratch / "again", cache, ITERATIONS)
-    assert again.run() is None
-    expected = outcome(finished)
-    unequal = differences(expected, outcome(scratch / "again"))
-    assert not unequal, f"two undisturbed runs differ in {unequal}"
-    lengths = {phase: float(np.median(again.lengths[phase])) for phase in PHASES}
-    kills, rounds = [], []
+    if record.exists():
+        lengths, rounds, kills = json.loads(record.read_text())
+    else:
+        lengths, rounds, kills = undisturbed(finished, expected, scratch / "again", cache), [], []
     while len(kills) < asked.kills:
-        wanted = min(10, asked.kills - len(kills))
+        wanted, draw = min(10, asked.kills - len(kills)), random.Random(f"{asked.seed} {len(rounds)}")
         rows, life = survive(
             finished, scratch / "killed", cache, draw, wanted, ITERATIONS, lengths, not rounds
         )
@@ -245,12 +244,24 @@ def main():
         print(
             f"round {len(rounds)}: {len(kills)} kills so far, differs in {unequal or 'nothing'}", flush=True
         )
+        keep(record, [lengths, rounds, kills])
         write(asked, lengths, rounds, kills)
     return 1 if any(r["differs_in"] for r in rounds) else 0
 
 
+def undisturbed(finished, expected, workdir, cache):
+    """How long the phases are with every program compiled; and that two runs without a kill are equal."""
+    rewind(finished, workdir, False)
+    again = Life(workdir, cache, ITERATIONS)
+    assert again.run() is None
+    unequal = differences(expected, outcome(workdir))
+    assert not unequal, f"two undisturbed runs differ in {unequal}"
+    return {phase: float(np.median(again.lengths[phase])) for phase in PHASES}
+
+
 def write(asked, lengths, rounds, kills):
-    by_phase = {phase: sum(phase in kill["hit"] for kill in kills) for phase in (*PHASES, "between")}
+    by_phase = {phase: sum(phase in kill["hit"] for kill in kills) for phase in PHASES}
+    by_phase["between"] = sum(not set(PHASES) & set(kill["hit"]) for kill in kills)
     resumed = [kill["seconds_to_resume"] for kill in kills if kill["seconds_to_resume"]]
     stepped = [kill["seconds_to_first_step"] for kill in kills if kill["seconds_to_first_step"]]
     lost = [kill["steps_done"] - kill["checkpoint_left"] for kill in kills if kill["steps_done"] is not None]

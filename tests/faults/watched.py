@@ -34,6 +34,8 @@ class Watched:
         jitted, phase, calls = jax.jit(function, **options), PROGRAMS.get(function.__name__), []
 
         def call(*arguments):
+            if isinstance(arguments[-1], jax.core.Tracer):  # only traced, to count its operations
+                return jitted(*arguments)
             now = phase if calls else "compile"
             calls.append(phase)
             say(f"+{now}")

@@ -254,6 +254,7 @@ FOLDERS = [
     hugging_face("act-list", "hidden_act", ["silu"], "config.json"),
     hugging_face("rope-kind", "rope_parameters", {"rope_type": "magic", "rope_theta": 1.0}, "magic"),
     hugging_face("rope-list", "rope_parameters", [1], "config.json"),
+    hugging_face("rope-none", "rope_parameters", {"full_attention": None}, "rope_parameters"),
     hugging_face("rope-empty", "rope_parameters", {"rope_type": "llama3"}, "config.json"),
     hugging_face("rope-zero", "rope_parameters", {"rope_theta": 0}, "config.json"),
     hugging_face("bias", "reward_bias", "big", "reward_bias"),

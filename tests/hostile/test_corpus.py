@@ -7,10 +7,11 @@ import pytest
 from hostile_configs import CASES as CONFIGS
 from hostile_data import CASES as DATA
 from hostile_models import CASES as MODELS
+from hostile_stages import CASES as STAGES
 from hostile_sweeps import CASES as SWEEPS
 from hostile_world import accept_without_work, hold_to_promises, make_world
 
-CASES = [*CONFIGS, *DATA, *MODELS, *SWEEPS]
+CASES = [*CONFIGS, *DATA, *MODELS, *STAGES, *SWEEPS]
 
 
 @pytest.fixture(scope="session")

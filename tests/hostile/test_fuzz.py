@@ -3,6 +3,7 @@
 FUZZ_EXAMPLES sets how many inputs each test tries (40); with it they are drawn anew at every run.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from gguf_files import write_llama
@@ -238,6 +240,33 @@ def test_a_command_line_is_a_config_or_is_refused(folder, words):
     asked = tolerated(lambda: main.parse(["main", "--config", str(path), "--workdir", "x", *words]))
     if asked:
         tolerated(lambda: main.load_stage(asked[0].stage).check(asked[0]))
+
+
+@functools.cache
+def shipped() -> list[dict]:
+    """Every config in configs/ that a stage reads without files that may not be here."""
+    found = []
+    for path in sorted((Path(main.__file__).parents[1] / "configs").glob("*/*.py")):
+        if path.parent.name != "sweeps":
+            config, _ = main.parse(["main", "--config", str(path), "--workdir", "x"])
+            found.append(config.to_dict())
+    return [tree for tree in found if tree["stage"] not in ("sentiment", "lab_trial")]
+
+
+@fuzz
+@given(st.data())
+def test_a_config_of_any_stage_passes_or_is_refused(data):
+    tree = mutated(data, data.draw(st.sampled_from(shipped())))
+    try:
+        config = ConfigDict(tree)
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+    ):  # a name with a dot in it, or no section at all: no file can hold that
+        return
+    if "stage" in config:
+        tolerated(lambda: main.load_stage(config.stage).check(config))
 
 
 @fuzz

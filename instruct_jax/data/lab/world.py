@@ -121,7 +121,16 @@ class World:
 
     def known(self, subject: str) -> dict[str, str]:
         """The stated facts of one subject, relation → object."""
-        return {r: o for (s, r), o in self.facts.items() if s == subject and (s, r) not in self.hidden}
+        return dict(self._stated.get(subject, {}))
+
+    @functools.cached_property
+    def _stated(self) -> dict[str, dict[str, str]]:
+        """All that is known, by subject: making a lab asks a quarter of a million times."""
+        found: dict[str, dict[str, str]] = {}
+        for (subject, relation), thing in self.facts.items():
+            if (subject, relation) not in self.hidden:
+                found.setdefault(subject, {})[relation] = thing
+        return found
 
 
 @functools.lru_cache(maxsize=4)

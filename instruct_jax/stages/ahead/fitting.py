@@ -15,7 +15,8 @@ from instruct_jax.stages.settings import section
 
 PIECES = {
     "update": ("train.microbatch_size", "train.ptx_microbatch_size"),
-    "rollout": ("train.rollout_size", "train.microbatch_size"),
+    "rollout": ("train.rollout_size",),
+    "scoring": ("train.microbatch_size",),
     "train_step": ("train.microbatch_size",),
 }
 REMATS = ("none", "dots", "full")
@@ -87,6 +88,8 @@ def choose(
     tried, chosen, found = [], {}, {}
     for name in [name for name in PIECES if name in work.of(config, rows).programs]:
         steps = list(ladder(config, place, name, chosen))
+        if not steps:
+            continue
 
         def attempt(overrides: dict, name=name) -> dict:
             one = _attempt(changed(config, overrides), programs, place, name)
@@ -124,7 +127,7 @@ def first_that_fits(steps: list[dict], attempt: Callable[[dict], dict]) -> dict 
 
 
 def ladder(config: ConfigDict, place: Slice, program: str, fixed: dict) -> Iterator[dict]:
-    """Sizes of a program's pieces that are not `fixed`: the whole, then by halves as long as they divide over the devices."""
+    """Sizes of a program's pieces that are not `fixed`, if any: the whole, then by halves as long as they divide over the devices."""
     devices = batch_devices(place.mesh(config))
     sizes = {field: _whole(config, field) for field in PIECES[program] if field not in fixed}
     smaller: dict = {}

@@ -95,8 +95,7 @@ def _ppo(config: ConfigDict, text: setup.TextSettings, length: int) -> Work:
     B, R = train.batch_size, text.max_response
     said = forward(policy, B, length, R)
     judged = forward(scalar, B, length)
-    # Sampled, then read by the policy and the reference, scored and valued.
-    rollout = 3 * said + 2 * judged
+    scoring = 2 * said + 2 * judged  # by policy and reference, reward model and value
     pretraining = B * train.inner_epochs * train.ptx_ratio if ppo.ptx_coef else 0
     update = 3 * train.inner_epochs * (said + judged)
     update += 3 * forward(policy, pretraining, train.ptx_length, train.ptx_length)
@@ -106,7 +105,7 @@ def _ppo(config: ConfigDict, text: setup.TextSettings, length: int) -> Work:
         "loading, checkpoints and the host's part of an iteration take no time",
     )
     return Work(
-        {"rollout": (runs, rollout), "update": (runs, update)},
+        {"rollout": (runs, said), "scoring": (runs, scoring), "update": (runs, update)},
         B * length + pretraining * train.ptx_length,
         assumed,
     )
