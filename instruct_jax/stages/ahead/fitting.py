@@ -15,8 +15,8 @@ from instruct_jax.stages.settings import section
 
 PIECES = {
     "update": ("train.microbatch_size", "train.ptx_microbatch_size"),
-    "scoring": ("train.microbatch_size",),
     "rollout": ("train.rollout_size",),
+    "scoring": ("train.microbatch_size",),
     "train_step": ("train.microbatch_size",),
 }
 REMATS = ("none", "dots", "full")
@@ -87,7 +87,9 @@ def choose(
     """
     tried, chosen, found = [], {}, {}
     for name in [name for name in PIECES if name in work.of(config, rows).programs]:
-        steps = list(ladder(config, place, name, chosen)) or [{}]
+        steps = list(ladder(config, place, name, chosen))
+        if not steps:
+            continue
 
         def attempt(overrides: dict, name=name) -> dict:
             one = _attempt(changed(config, overrides), programs, place, name)
@@ -96,7 +98,7 @@ def choose(
             return tried[-1]
 
         best = None
-        for remat in REMATS if name in ("update", "train_step") else ("",):
+        for remat in ("",) if name == "rollout" else REMATS:
             recompute = {f"{model}.remat": remat for model in _models(config) if remat}
             first = chosen | recompute | steps[0]
             largest = first_that_fits([chosen | recompute | sizes for sizes in steps], attempt)
@@ -125,7 +127,7 @@ def first_that_fits(steps: list[dict], attempt: Callable[[dict], dict]) -> dict 
 
 
 def ladder(config: ConfigDict, place: Slice, program: str, fixed: dict) -> Iterator[dict]:
-    """Sizes of a program's pieces that are not `fixed`: the whole, then by halves as long as they divide over the devices."""
+    """Sizes of a program's pieces that are not `fixed`, if any: the whole, then by halves as long as they divide over the devices."""
     devices = batch_devices(place.mesh(config))
     sizes = {field: _whole(config, field) for field in PIECES[program] if field not in fixed}
     smaller: dict = {}
