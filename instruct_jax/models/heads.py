@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from instruct_jax.models.attention.xla import MASKED
 from instruct_jax.models.products import times_rows
+from instruct_jax.models.variants import VOCAB_MULTIPLE
 from instruct_jax.sharding import BATCH_AXES, SLICED, current_mesh
 
 
@@ -105,9 +106,8 @@ def _chunked(hidden_BXD, targets_BX, score, chunk):
         logprobs, entropy = score(hidden, targets)
     else:
         count = -(-B * X // chunk)
-        chunk = -(
-            -B * X // count
-        )  # of one size, or the last would be filled up: 1,520 tokens are two of 760, not of 1,024
+        # Of one size, or the last would be filled up: 1,520 tokens are two of 760, not of 1,024.
+        chunk = -(-B * X // count)
         pad = count * chunk - B * X
         hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(count, chunk, D)
         targets = jnp.pad(targets, (0, pad)).reshape(count, chunk)
@@ -138,4 +138,6 @@ def _score(hidden_XD, targets_X, *, tokens_VD, vocab, axis, softcap, temperature
 def _bent(logits_XV, ids_V, vocab, softcap, temperature):
     if softcap is not None:
         logits_XV = softcap * jnp.tanh(logits_XV / softcap) / temperature
+    if vocab % VOCAB_MULTIPLE == 0:
+        return logits_XV
     return jnp.where((ids_V < vocab)[None], logits_XV, MASKED)
