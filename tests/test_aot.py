@@ -79,7 +79,8 @@ def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_l
         ]  # decoding asks no other chip
     else:
         step = report["programs"]["train_step"]
-        assert 0.8 * step["law_bytes"]["least"] <= step["sent_bytes"] <= 1.1 * step["law_bytes"]["least"]
+        law = step["law_bytes"]  # how much is gathered again differs by the compiler's version
+        assert 0.8 * law["least"] <= step["sent_bytes"] <= 1.1 * law["again"]
         assert step["waited_for_bytes"] <= 64 * 2**20
     assert 0 < report["cost"]["mfu"] <= report["cost"]["hfu"] < 1
 

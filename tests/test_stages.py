@@ -263,8 +263,8 @@ def test_an_iterations_operations_are_of_what_was_sampled_and_ptx_has_its_share_
         iteration, _ = train_ppo.make_iteration(p, *frozen, mesh, state)
         work = speed.of_iteration(iteration, R, (1e9, "by hand"))(state, batch, jax.random.key(0))
     config = p.policy.config
-    # In decoding attention is no product: one token's row by itself, less what the formula says of attention.
-    token = forward(config, 1, 1, 1) - 4.0 * config.layers * config.width
+    # One token's row by itself, which reads the whole cache.
+    token = forward(config, 1, 1, 1) + 4.0 * config.layers * config.width * (P + R - 1)
     assert work.flops({"ppo/response_length": 1.0}) + B * (R - 1) * token == work.flops(
         {"ppo/response_length": float(R)}
     )
