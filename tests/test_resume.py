@@ -311,7 +311,14 @@ def test_a_fingerprint_is_that_of_the_numbers_in_their_places_on_any_mesh():
 
 
 @pytest.mark.parametrize(
-    "name, mesh", [("sft", {"mesh.fsdp": 2}), ("ppo_ptx", {"mesh.data": 2, "mesh.fsdp": 2})]
+    "name, mesh",
+    [
+        ("base", {"mesh.tensor": 2}),
+        ("sft", {"mesh.fsdp": 2}),
+        ("rm", {"mesh.data": 2, "mesh.fsdp": 2}),
+        ("ppo", {"mesh.fsdp": 2}),
+        ("ppo_ptx", {"mesh.data": 2, "mesh.fsdp": 2}),
+    ],
 )
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh_equal_up_to_rounding(name, mesh, lab, whole, tmp_path):
