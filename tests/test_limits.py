@@ -162,6 +162,19 @@ def test_a_limit_on_what_a_stage_does_not_measure_is_refused():
         limits.faults({"lm/loss": jnp.float32(1)}, GuardConfig(max_kl=1.0))
 
 
+def test_the_message_says_whether_a_minibatch_alone_passed_the_limit():
+    guarded = GuardConfig("skip", max_grad_norm=24.0)
+    numbers = {"guard/bad": 1.0, "guard/max_grad_norm": 1.0, "ppo/policy_grad_norm": 1.3}
+    passed = limits.first_fault({**numbers, "ppo/value_grad_norm": 30.0}, guarded)
+    assert (
+        passed
+        == "train.guard.max_grad_norm = 24.0 was passed (ppo/policy_grad_norm 1.3, ppo/value_grad_norm 30)"
+    )
+    assert "in a minibatch; means of the step: ppo/policy_grad_norm 1.3" in limits.first_fault(
+        {**numbers, "ppo/value_grad_norm": 21.0}, guarded
+    )
+
+
 @pytest.mark.parametrize("case", [lm_case, rm_case])
 def test_a_language_or_reward_model_over_its_limit_stays_as_it_was(case):
     module, config, batches = case()

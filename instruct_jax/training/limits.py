@@ -95,8 +95,11 @@ def first_fault(numbers: dict[str, float], config: GuardConfig) -> str | None:
             return f"{name} is {value}"
     for field, names in MEASURED.items():
         if numbers.get(f"guard/{field}"):
-            there = ", ".join(f"{name} {numbers[name]:.4g}" for name in names if name in numbers)
-            return f"train.guard.{field} = {getattr(config, field)} was passed ({there})"
+            limit, shown = getattr(config, field), {name: numbers[name] for name in names if name in numbers}
+            there = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            # Of a PPO iteration the numbers are means, and each minibatch is judged.
+            where = "" if max(shown.values()) > limit else "in a minibatch; means of the step: "
+            return f"train.guard.{field} = {limit} was passed ({where}{there})"
     return "a number of a part of it is not finite" if numbers.get("guard/bad") else None
 
 
