@@ -267,3 +267,12 @@ def test_a_worker_that_cannot_start_is_told_with_its_last_words(tmp_path):
     )
     with pytest.raises(worker.Failed, match=r"ended with status 1: no such model"):
         broken.read()
+
+
+def test_ours_has_as_many_devices_as_asked_for_and_one_a_core_otherwise(tmp_path):
+    options = run.read_options(["--threads", "1"])
+    assert options.devices == 1
+    options = run.read_options(["--threads", "1", "--devices", "3"])
+    assert "--devices 3" in run.described(options)["command"]
+    made = run.Benchmark({}, options.threads, tmp_path, options.devices).environment("ours")
+    assert made["XLA_FLAGS"] == "--xla_force_host_platform_device_count=3"

@@ -68,9 +68,8 @@ def generate(
     """Samples a response to every prompt: (response_BR i32, response_mask_BR bool), R = sampling.max_new_tokens.
 
     `eos_id` is an id, or an array of the ids that end a response. The mask is True up to and including it; after it the response
-    holds `pad_id`. The batch is taken in `chunks`, one
-    after another: their caches are never alive together, and the tokens are the same. InputError where P + R is longer
-    than the model's context, or where the batch does not divide.
+    holds `pad_id`. The batch is taken in `chunks`, one after another: their caches are never alive together, and the tokens are the
+    same. InputError where P + R is longer than the model's context, or where the batch does not divide.
     """
     rows = prompts.tokens_BP.shape[0]
     # Once, or the slices of a model that lies over fsdp would be gathered for every token.

@@ -55,9 +55,10 @@ class Benchmark:
     pythons: dict[str, Path]
     threads: int
     scratch: Path
+    devices: int  # that ours pretends to have
 
     def environment(self, name: str, devices: int | None = None) -> dict[str, str]:
-        """The variables of a worker. Everybody has launch/env.sh's malloc; several devices are what it gives us."""
+        """The variables of a worker. Everybody has launch/env.sh's malloc."""
         root = HERE.parent.parent
         paths = [str(HERE), str(root)] if name == "ours" else [str(HERE)]
         variables = {
@@ -67,7 +68,7 @@ class Benchmark:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }  # fmt: skip
         if name == "ours":
-            variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices or self.threads}"
+            variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices or self.devices}"
         inherited = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         return inherited | variables
 
@@ -206,7 +207,9 @@ def described(options) -> dict:
     ]
     asked = ["--growth", asked[2]] if options.growth else asked
     return {
-        "command": " ".join(["tests/benchmarks/run.py", *asked, f"--rounds {options.rounds}"]),
+        "command": " ".join(
+            ["tests/benchmarks/run.py", *asked, f"--devices {options.devices} --rounds {options.rounds}"]
+        ),
         "cores": options.threads,
         "machine": f"{platform.system()} {platform.machine()}",
         "sizes": {name: dataclasses.asdict(SIZES[name]) for name in options.sizes},
@@ -239,6 +242,7 @@ def read_options(given: list[str]):
         "--environments", type=Path, default=Path(".venv-bench"), help="where environments are kept"
     )
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
+    parser.add_argument("--devices", type=int, help="that ours makes of the cores (default: one of each)")
     options = parser.parse_args(given)
     options.stages = chosen("--stages", options.stages, STAGES)
     options.dtypes = chosen("--dtypes", options.dtypes, DTYPES)
@@ -250,7 +254,9 @@ def read_options(given: list[str]):
     options.threads = options.threads or len(cores)
     if not 1 <= options.threads <= len(cores):
         raise InputError(f"--threads is {options.threads}: this machine has {len(cores)} cores")
-    os.sched_setaffinity(0, cores[: options.threads])
+    options.devices = options.threads if options.devices is None else options.devices
+    if options.devices < 1:
+        raise InputError(f"--devices is {options.devices}: it must be at least 1")
     return options
 
 
@@ -272,6 +278,7 @@ def show(files: list[Path]) -> None:
 
 def run(options) -> None:
     """Measures what was asked for, saving after every cell."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     python = environments.find_python(options.python)
     peers = [] if options.growth else options.peers
     doing = {peer: PEERS[peer] for peer in peers if set(PEERS[peer][1]) & set(options.stages)}
@@ -279,7 +286,7 @@ def run(options) -> None:
     pythons = {name: environments.make(name, options.environments, python) for name in needed}
     found = described(options)
     with tempfile.TemporaryDirectory() as scratch:
-        benchmark = Benchmark(pythons, options.threads, Path(scratch))
+        benchmark = Benchmark(pythons, options.threads, Path(scratch), options.devices)
         for size in options.sizes:
             if options.growth:
                 found.setdefault("growth", {})[size] = growth.measure(benchmark, SIZES[size], options.rounds)
