@@ -8,10 +8,11 @@ import statistics
 
 import pytest
 
-from instruct_jax.data.lab import corpus, gold, labelers, rubric, writing
+from instruct_jax.data.lab import corpus, gold, labelers, prompts, rubric, writing
 from instruct_jax.data.lab import world as w
 from instruct_jax.data.lab.prompts import USE_CASE_SHARES, Constraint, Task, make_prompts, make_task
 from instruct_jax.evaluation.reward_models import labeler_agreement
+from instruct_jax.records import Prompt
 
 WORLD = w.make_world(0)
 
@@ -119,6 +120,34 @@ def test_a_question_is_judged_by_the_truth():
     assert assess(f"{wrong} .", **task).false_claims == 1
     hedged = assess("i do not know .", **task)
     assert (hedged.completeness, hedged.false_claims, hedged.hedges) == (0.25, 0, True)
+
+
+def test_a_true_fact_about_somebody_else_is_no_part_of_the_answer():
+    (first, town), (other, elsewhere) = [
+        (k[0], v) for k, v in WORLD.facts.items() if k not in WORLD.hidden and k[1] == "home"
+    ][:2]
+    wrong = next(t for t in w.TOWNS if t not in (town, elsewhere))
+    task = {"kind": "verify", "subject": first, "relation": "home", "object": wrong, "answer": (town,)}
+    assert assess(f"no , {first} lives in {town} .", **task).completeness == 1.0
+    assert assess(f"no , {other} lives in {elsewhere} .", **task).completeness == 0.6
+
+
+def test_a_closing_word_is_no_second_sentence_of_a_summary_where_it_was_asked_for_and_is_there():
+    passage = (w.Claim("kofi", "home", "orlen"), w.Claim("kofi", "pet", "cat"))
+    task = dict(kind="summary", subject="kofi", passage=passage, source="kofi lives in orlen . kofi keeps a cat .",
+                constraint=Constraint("end", "thanks"))  # fmt: skip
+    assert assess("kofi lives in orlen . thanks .", **task).extra == 0
+    assert assess("kofi lives in orlen . kofi keeps a cat . thanks .", **task).extra == 1
+    assert assess("kofi lives in orlen . kofi keeps a cat .", **task).extra == 1
+
+
+def test_another_name_takes_the_place_of_whole_words(monkeypatch):
+    monkeypatch.setattr(w, "PASSAGE_NAMES", ["dan", "nadia"])
+    for seed in range(40):
+        task = prompts._rename(random.Random(seed), WORLD)
+        assert len(task.answer) == len(task.source.split())
+        changed = {(x, y) for x, y in zip(task.source.split(), task.answer) if x != y}
+        assert len(changed) == 1 and changed <= {("dan", "nadia"), ("nadia", "dan")}
 
 
 def test_where_nobody_knows_only_the_honest_answer_is_complete():
@@ -240,7 +269,8 @@ def test_a_labeler_believes_what_they_do_not_know_and_no_more(monkeypatch):
     def gap(person, better, worse):
         person = dataclasses.replace(person, overlooks=0.0, likes_length=0.0)
         seen = [
-            labelers.perceive(person, WORLD, task, text, True, random.Random(0)) for text in (better, worse)
+            labelers.perceive(person, WORLD, task, text, True, random.Random(0))[0]
+            for text in (better, worse)
         ]
         return seen[0] - seen[1]
 
@@ -270,9 +300,28 @@ def test_labelers_now_and_then_misread_an_output(monkeypatch):
     person = dataclasses.replace(labelers.make_labelers(0, 1)[0], overlooks=0.0)
     task = Task("brainstorming", "list", "", relation="foods", count=2)
     rng = random.Random(0)
-    seen = [labelers.perceive(person, WORLD, task, "soup , bread .", True, rng) for _ in range(1000)]
+    seen = [labelers.perceive(person, WORLD, task, "soup , bread .", True, rng)[0] for _ in range(1000)]
     usual = statistics.mode(seen)
     assert sum(x != usual for x in seen) / 1000 == pytest.approx(labelers.LAPSES, abs=0.05)
+
+
+def test_marks_are_by_what_a_labeler_believes_and_notices_not_by_the_truth():
+    task, knowing, ignorant = asked_of_known("ask")
+    wrong = next(x for x in w.RELATIONS[task.relation].objects if x != task.answer[0])
+    text, prompt = w.state(w.Claim(task.subject, task.relation, wrong)) + " .", Prompt("p", "ask")
+
+    def marks(people, task, text, **changed):
+        people = [dataclasses.replace(person, **changed) for person in people]
+        return [labelers.rate(x, WORLD, prompt, task, text, "m", True).flags for x in people]
+
+    assert all(found["fails_task"] for found in marks(knowing, task, text))
+    assert not any(found["fails_task"] for found in marks(ignorant, task, text))
+    read = Task("closed_qa", "passage_ask", "", "kofi", "home", answer=("orlen",), source="kofi lives in orlen",
+                passage=(w.Claim("kofi", "home", "orlen"),), constraint=Constraint("end", "done"))  # fmt: skip
+    for overlooks, misread in ((0.0, False), (1.0, True)):
+        found = marks(knowing + ignorant, read, "kofi lives in dalby .", overlooks=overlooks)
+        taken = [not one["hallucination"] and one["satisfies_constraint"] for one in found]
+        assert any(taken) == misread and (misread or all(one["hallucination"] for one in found))
 
 
 def test_labelers_tie_what_seems_alike_and_ranks_count_from_one():

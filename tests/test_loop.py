@@ -13,7 +13,7 @@ import pytest
 
 from instruct_jax.errors import InputError
 from instruct_jax.training import guard
-from instruct_jax.training.checkpoint import Checkpoints, read_meta
+from instruct_jax.training.checkpoint import Checkpoints, Saving, read_meta
 from instruct_jax.training.loop import LoopConfig, fit
 from instruct_jax.training.metrics import read_metrics
 from instruct_jax.training.optim import OptimizerConfig, apply_gradients, make_optimizer
@@ -151,6 +151,30 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path, whole):
     assert signal.getsignal(signal.SIGTERM) == before
     assert read_meta(tmp_path)["step"] == 7
     assert bits(run(tmp_path)) == whole[1]
+
+
+BEST = Saving(keep_every=3, keep_best="loss", best_is="highest")
+
+
+@pytest.mark.parametrize(
+    "kept, expected", [(dict(keep=STEPS), [5, 10, 12]), (dict(keep=1, saving=BEST), [12])]
+)
+def test_an_interrupted_run_keeps_the_checkpoints_of_one_that_was_not(tmp_path, kept, expected):
+    def told_to_stop(i):
+        if i == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(i)
+
+    def steps_in(folder):
+        return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+    whole = bits(run(tmp_path / "whole", **kept))
+    for stopped_at in (3, 4):
+        with pytest.raises(guard.Preempted):
+            run(tmp_path / "stopped", batch_at=told_to_stop, **kept)
+        assert steps_in(tmp_path / "stopped")[-1] == stopped_at
+    assert bits(run(tmp_path / "stopped", **kept)) == whole
+    assert steps_in(tmp_path / "stopped") == steps_in(tmp_path / "whole") == expected
 
 
 def test_metrics_are_read_one_step_late(tmp_path):

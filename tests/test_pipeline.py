@@ -182,6 +182,18 @@ def test_a_batch_in_groups_comes_apart_into_pieces_that_hold_whole_prompts():
         assert mine == {(b, k): expected[group + 3 * b, k] for b, k in mine} and len(mine) == 4
 
 
+@pytest.mark.parametrize(
+    "devices, groups, rows", [(1, 1, 56), (4, 1, 56), (16, 1, 64), (3, 1, 72), (16, 2, 64)]
+)
+def test_packed_rows_divide_over_the_devices_and_one_that_divides_8_changes_none(devices, groups, rows):
+    source = [Ranking(f"p{i}", "ab", "l", ["cdef"] * 2, [1, 2], ["m"] * 2) for i in range(28)]
+    batches = make_rankings(source, batch_size=28, max_response=5, groups=groups, devices=devices)
+    batch = batches.at(0)  # a row each for 56 completions
+    assert batch.tokens_XT.shape == (rows, 8) and (batch.segments_XT > 0).any(axis=1).sum() == 56
+    for group in jax.tree.leaves(split(batch.tokens_XT, groups)):
+        assert group.shape[1] % devices == 0
+
+
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
 def test_packing_overlaps_nothing_and_leaves_nothing_out(lengths):
     rows, columns = pipeline._pack(lengths, 7)

@@ -1,6 +1,8 @@
 """The whole chain at its smallest, by the command line: what the stages leave, resuming, and bad input."""
 
 import json
+import runpy
+import types
 from pathlib import Path
 
 import jax
@@ -8,11 +10,20 @@ import numpy as np
 import pytest
 
 from instruct_jax.data import builders
+from instruct_jax.errors import InputError
 from instruct_jax.main import main
+from instruct_jax.records import Demonstration, Generation, Prompt, read_jsonl
+from instruct_jax.stages import lab_base, lab_collect, recipe, setup
+from instruct_jax.training.checkpoint import read_meta
 from instruct_jax.training.metrics import read_metrics
 
 CONFIG = str(Path(__file__).parent / "configs" / "tiny_recipe.py")
+QUICKSTART = "configs/lab/quickstart.py"
 TRIAL = str(Path(__file__).parent / "configs" / "tiny_trial.py")
+
+
+def config_of(path):
+    return runpy.run_path(path)["get_config"]()
 
 
 def run(workdir, *arguments):
@@ -75,17 +86,11 @@ def test_the_first_minibatch_has_ratio_one_no_kl_and_the_score_as_its_reward(fin
 
 def test_the_reward_model_gives_demonstrations_zero_on_average(finished):
     # Scored anew, one row at a time's worth of padding: another width than training's.
-    import sys
-
     from instruct_jax.models.transformer import ScalarModel
-    from instruct_jax.records import Demonstration, read_jsonl
-    from instruct_jax.stages import inference, recipe, setup
+    from instruct_jax.stages import inference
     from instruct_jax.stages.settings import section
 
-    sys.path.insert(0, str(Path(CONFIG).parent))
-    import tiny_recipe
-
-    config = recipe.resolve(tiny_recipe.get_config())
+    config = recipe.resolve(config_of(CONFIG))
     text = section(config, "text", setup.TextSettings)
     tokenizer, mesh = setup.load_tokenizer(text), setup.open_mesh(setup.MeshSettings())
     model = ScalarModel(
@@ -146,12 +151,126 @@ def test_no_user_is_in_two_splits_and_rankings_have_ties_and_k_of_4_to_5(finishe
     assert any(len(set(r.ranks)) < len(r.ranks) for r in rankings)
 
 
+def test_every_labeler_sees_outputs_of_every_policy(monkeypatch):
+    monkeypatch.setattr(lab_collect.labelers, "rank", lambda person, *rest: (person, rest[4][0]))
+    asked = [Prompt(str(i), "p") for i in range(8)]
+    lab = types.SimpleNamespace(world=None, tasks={p.id: None for p in asked})
+    rank = lab_collect.lab_ranker(lab, ["ann", "bo"], asked, policies=2)
+    shown = [
+        Generation(p.id, p.text, ("ppo_init", "sft")[i % 2], ["a", "b"], 1.0, [True, True])
+        for i, p in enumerate(asked)
+    ]
+    seen = {rank(i, g) for i, g in enumerate(shown)}
+    assert seen == {(person, model) for person in ("ann", "bo") for model in ("ppo_init", "sft")}
+
+
+def test_few_shot_demonstrations_are_trained_on_and_those_too_long_are_counted(finished):
+    rows = read_jsonl(finished / "records" / "demonstrations.train.jsonl", Demonstration)
+    few_shot = [r for r in rows if r.prompt_id.startswith("few-shot")]
+    left_out = json.loads((finished / "lab.json").read_text())["removed"]["too long with examples"]
+    assert few_shot and len(few_shot) + left_out == 3 * 2
+    tokenizer = setup.load_tokenizer(
+        setup.TextSettings(str(lab_base.ASSETS / "tokenizer.model"), "plain", 0, 0)
+    )
+    assert max(len(tokenizer.encode(r.prompt + "\n")) for r in few_shot) <= 64
+
+
 def test_every_sft_epoch_is_kept_and_one_is_chosen_by_reward_model_score(finished):
     chosen = json.loads((finished / "select" / "select.json").read_text())
     scores = chosen["sft"]["scores"]
     assert len(scores) == 2
     assert chosen["sft"]["best"] == max(scores, key=lambda step: scores[step]["mean"])
     assert set(chosen) == {"sft", "flan", "prefix"}
+
+
+class Reached(Exception):
+    pass
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """What the stages are started with, {name: config}, up to `last`; only placing the shipped bases is real work."""
+    configs = {}
+
+    def record(config, *_):
+        configs[config.name] = config
+
+    stages = ("lab_data", "train_lm", "lab_collect", "train_rm", "select", "train_ppo", "evaluate")
+    for module in stages:
+        monkeypatch.setattr(getattr(recipe, module), "run", record)
+    monkeypatch.setattr(recipe.builders, "build", lambda *_: None)
+    chosen = {"prefix": {"best": "none"}, "sft": {"best": "3"}}
+    (tmp_path / "select").mkdir()
+    (tmp_path / "select" / "select.json").write_text(json.dumps(chosen))
+
+    def start(last, config):
+        def stop(name, *_):
+            if name == last:
+                raise Reached
+
+        plain = recipe.Chain.stage
+        monkeypatch.setattr(
+            recipe.Chain, "stage", lambda chain, name, work: [plain(chain, name, work), stop(name)]
+        )
+        with pytest.raises(Reached):
+            recipe.run(config.lock(), tmp_path)
+        return configs
+
+    return start
+
+
+def test_a_reward_model_of_the_policys_shape_starts_from_sft(started, tmp_path):
+    rm = started("rm", config_of(QUICKSTART))["rm"]
+    assert (rm.model.variant, rm.init) == ("lab", str(tmp_path / "sft"))
+    assert not (tmp_path / "reward_base").exists()
+
+
+def test_a_reward_model_of_another_shape_starts_from_the_shipped_base_of_its_own(started, tmp_path):
+    config = config_of(QUICKSTART)
+    with config.unlocked():
+        config.reward_model.variant = "lab_reward"
+    configs = started("rm", config)
+    assert (configs["rm"].model.variant, configs["rm"].init) == ("lab_reward", str(tmp_path / "reward_base"))
+    assert configs["sft"].model.variant == "lab" and configs["sft"].init == str(tmp_path / "base")
+    for name, width, layers in (("base", 128, 4), ("reward_base", 192, 6)):
+        shape = read_meta(tmp_path / name)["model"]
+        assert (shape["width"], shape["layers"]) == (width, layers)
+
+
+def test_each_ppo_run_is_evaluated_by_its_own_settings_and_none_has_to_be_there(started, tmp_path):
+    config = config_of(CONFIG)
+    with config.unlocked():
+        del config.ppo_ptx
+        config.ppo.train.update(dict(ema_decay=None, batch_size=8))
+    evaluated = started("evaluate", config)["evaluate"]
+    assert evaluated.curves.to_dict() == {
+        "ppo": {"folder": str(tmp_path / "ppo"), "subtree": "policy/params", "batch_size": 8}
+    }
+    assert evaluated.models.ppo.subtree == "policy/params" and "ppo_ptx" not in evaluated.models
+
+
+def test_a_shape_without_a_shipped_base_is_refused_with_those_that_have_one(monkeypatch, tmp_path):
+    config = config_of(QUICKSTART)
+    with config.unlocked():
+        config.model.variant = config.reward_model.variant = "tiny"
+    monkeypatch.setattr(recipe.lab_data, "run", lambda *_: None)
+    with pytest.raises(InputError, match="no base model of it, only of lab and lab_reward"):
+        recipe.run(config.lock(), tmp_path)
+
+
+def test_a_section_reward_base_is_there_where_the_reward_model_has_another_shape_and_only_there():
+    config = config_of(CONFIG)
+    with config.unlocked():
+        config.reward_base = config.base
+    with pytest.raises(InputError, match="config.reward_base: reward_model has the shape of model"):
+        recipe.check(config)
+    with config.unlocked():
+        config.reward_model.variant = "lab"
+    recipe.check(config)
+    with config.unlocked():
+        del config.reward_base
+    with pytest.raises(InputError, match="config.reward_base: .* add the section"):
+        recipe.check(config)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +289,23 @@ def test_a_wrong_field_is_named_before_anything_runs(tmp_path, capsys, argument,
     assert run(tmp_path / "run", argument) == 2
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error
+    assert not (tmp_path / "run" / "records").exists()
+
+
+@pytest.mark.parametrize(
+    "field, rows",
+    [
+        ("sft.data.valid_batch_size", 3),
+        ("collect.collect.batch_size", 63),
+        ("select.select.batch_size", 15),
+        ("ppo.train.minibatch_size", 1),
+        ("evaluate.evaluate.batch_size", 31),
+    ],
+)
+def test_so_is_one_of_rows_that_do_not_divide_over_the_mesh(tmp_path, capsys, field, rows):
+    assert run(tmp_path / "run", "--config.mesh.data=2", f"--config.{field}={rows}") == 2
+    error = capsys.readouterr().err
+    assert f"config.{field}: a batch of {rows} rows does not divide" in error and "Traceback" not in error
     assert not (tmp_path / "run" / "records").exists()
 
 

@@ -154,6 +154,7 @@ class Session:
     batches: dict
     reference: str | None = None
     final: list | None = None
+    shown: tuple = ()
 
 
 def digest(tree):
@@ -182,6 +183,7 @@ def train(name, lab, workdir, stop=None, programs=None, **fields):
             session.batches[i] = digest(batch)
             return batch
 
+        session.shown = options.get("show", ())
         state = plain_fit(step, state, watched, **options)
         session.final = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
         return state
@@ -267,6 +269,27 @@ def test_so_does_ppo_stopped_within_an_iteration_too_with_its_rollout_redone(
     check_resumed(name, lab, whole, tmp_path_factory.mktemp("resumed"), (how, k))
 
 
+def test_the_pretraining_rows_of_sft_have_a_validation_loss_of_their_own(whole):
+    names = [{k for k in rows(whole(name)[0])[-1] if k.startswith("valid/")} for name in ("base", "sft")]
+    assert names == [{"valid/loss"}, {"valid/loss", "valid/pretraining_loss"}]
+
+
+def test_both_learning_rates_of_ppo_are_in_its_rows_by_their_schedules(whole):
+    found = rows(whole("ppo_ptx")[0])
+    for name in ("policy", "value"):  # a warm-up over the first iteration, from a tenth
+        rates = [row[f"ppo/{name}_learning_rate"] for row in found]
+        assert rates == pytest.approx([1e-5] + [1e-4] * (STEPS - 1))
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [("sft", {"lm/loss"}), ("rm", {"rm/loss", "rm/accuracy"}), ("ppo", {"objective/score", "objective/kl"})],
+)
+def test_a_progress_line_has_the_metrics_that_matter(name, shown, whole):
+    folder, session = whole(name)
+    assert set(session.shown) == shown <= set(rows(folder)[-1])
+
+
 LOOSE = {"action": "skip", "max_grad_norm": 1e6}
 
 
@@ -292,6 +315,19 @@ def test_ppo_does_not_resume_with_another_reference(lab, tmp_path):
     ):
         train("ppo", lab, tmp_path, init=str(lab[0] / "other"))
     assert train("ppo", lab, tmp_path).final is not None
+
+
+def test_ppo_with_models_and_moments_in_host_memory_runs_and_resumes_to_what_it_would_have_been(
+    lab, whole, tmp_path
+):
+    programs, away = Programs(), {"train.offload": ("optimizer", "average", "frozen")}
+    with pytest.raises(guard.Preempted):
+        train("ppo", lab, tmp_path, ("sigterm", 2), programs, **away)
+    session = train("ppo", lab, tmp_path, None, programs, **away)
+    expected = whole("ppo")[1]
+    assert session.reference == expected.reference
+    for a, b in zip(session.final, expected.final, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fingerprint_is_that_of_the_numbers_in_their_places_on_any_mesh():

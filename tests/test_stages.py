@@ -333,6 +333,21 @@ def test_programs_are_the_ones_that_the_stage_runs_and_none_reads_data():
     assert "tensorflow" not in sys.modules
 
 
+def test_every_stop_of_the_checkpoint_ends_ppos_responses(monkeypatch, tmp_path):
+    seen = []
+
+    def build(config, vocab, eos_id, pad_id):
+        seen.append(eos_id)
+        raise InputError("enough")
+
+    monkeypatch.setattr(train_ppo, "build", build)
+    tokenizer = SimpleNamespace(vocab_size=128, eos_id=2, stop_ids=(2, 5), pad_id=0)
+    monkeypatch.setattr(setup, "load_tokenizer", lambda text: tokenizer)
+    with pytest.raises(InputError, match="enough"):
+        train_ppo.run(ConfigDict(ppo_config().to_dict() | {"mesh": {}}), tmp_path)
+    assert seen == [(2, 5)]
+
+
 def test_ppo_without_an_average_holds_none_and_is_evaluated_as_it_is():
     mesh = setup.open_mesh(setup.MeshSettings())
     for decay, subtree in ((0.9, "policy/ema"), (None, "policy/params")):

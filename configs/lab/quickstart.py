@@ -37,19 +37,19 @@ def get_config():
                     dir="", kind="demonstrations", packed=True, batch_size=16, pretraining_fraction=0.1
                 ),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=2, save_every=1_000),
+                train=dict(epochs=2.0, save_every=1_000),
             ),
             sft=dict(
                 model=dict(dropout=0.2),
                 data=dict(dir="", kind="demonstrations", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=3, keep_epochs=True),
+                train=dict(epochs=3.0, keep_epochs=True),
             ),
             collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
             rm=dict(
                 data=dict(dir="", batch_size=16, k_max=9),
                 optimizer=dict(learning_rate=1e-3, eps=1e-8),
-                train=dict(epochs=1),
+                train=dict(epochs=1.0),
             ),
             select=dict(select=dict(prompts=128, batch_size=128, max_prompt=96)),
             ppo_ptx=dict(

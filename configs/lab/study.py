@@ -19,7 +19,7 @@ def get_config():
             mesh=dict(data=-1, fsdp=1, tensor=1),
             text=dict(tokenizer="", template="plain", max_prompt=48, max_response=32),
             model=dict(variant="lab", context=128, logit_chunk=8192),
-            reward_model=dict(variant="lab", context=128, logit_chunk=8192),
+            reward_model=dict(variant="lab_reward", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
                 prompts=60_000,
@@ -38,29 +38,29 @@ def get_config():
                     dir="", kind="demonstrations", packed=True, batch_size=16, pretraining_fraction=0.1
                 ),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=2, save_every=1_000),
+                train=dict(epochs=2.0, save_every=1_000),
             ),
             sft=dict(
                 model=dict(dropout=0.2),
                 data=dict(dir="", kind="demonstrations", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=5, keep_epochs=True),
+                train=dict(epochs=5.0, keep_epochs=True),
             ),
             flan=dict(
                 data=dict(dir="", kind="demonstrations", split="flan", packed=True, batch_size=16),
                 optimizer=dict(learning_rate=1e-3),
-                train=dict(epochs=2, keep_epochs=True),
+                train=dict(epochs=2.0, keep_epochs=True),
             ),
             collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
             rm=dict(
                 data=dict(dir="", batch_size=16, k_max=9),
-                optimizer=dict(learning_rate=1e-3, eps=1e-8),
-                train=dict(epochs=1),
+                optimizer=dict(learning_rate=3e-4, eps=1e-8),
+                train=dict(epochs=1.0),
             ),
             select=dict(select=dict(prompts=192, batch_size=192, max_prompt=96)),
             ppo=dict(
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
-                value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
+                value_optimizer=dict(learning_rate=7e-4, schedule="constant", warmup_steps=5),
                 ppo=dict(kl_coef=0.1, ptx_coef=0.0),
                 train=dict(
                     episodes=6_144,
@@ -75,7 +75,7 @@ def get_config():
             ),
             ppo_ptx=dict(
                 policy_optimizer=dict(learning_rate=3e-4, schedule="constant", warmup_steps=5),
-                value_optimizer=dict(learning_rate=1e-3, schedule="constant", warmup_steps=5),
+                value_optimizer=dict(learning_rate=7e-4, schedule="constant", warmup_steps=5),
                 ppo=dict(kl_coef=0.1, ptx_coef=0.5),
                 train=dict(
                     episodes=6_144,

@@ -3,7 +3,7 @@
     python -m instruct_jax.main --config configs/pretrain/lab.py --workdir runs/pretrain
 
 Makes the corpus, trains the tokenizer on it, then the model: 0.9M parameters, 28M tokens, about half an hour on two cores. Ends
-with base.safetensors and tokenizer.model in the workdir; copied over the shipped ones they are the new base.
+with lab.safetensors and tokenizer.model in the workdir; copied over the shipped ones they are the new base.
 """
 
 from ml_collections import ConfigDict
@@ -25,5 +25,6 @@ def get_config():
     )
     config.train = ConfigDict(dict(steps=4_600, log_every=50, save_every=150, valid_batches=8))
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    config.export = ConfigDict(dict(dtype="float32"))
     config.init = ""
     return config.lock()

@@ -7,6 +7,7 @@ logged.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -23,11 +24,13 @@ from instruct_jax.records import Demonstration, Document, Prompt, Ranking
 from instruct_jax.text.templates import Template
 from instruct_jax.text.tokenizer import Tokenizer
 
-__all__ = ["Batches", "demonstrations", "documents", "mixture", "prompts", "rankings"]
+__all__ = ["Batches", "demonstrations", "documents", "mixture", "prompts", "ranking_rows", "rankings"]
 
 _log = logging.getLogger(__name__)
 
-ROW_MULTIPLE = 8  # packed rows come in multiples of this, so that they divide over a mesh
+ROW_MULTIPLE = (
+    8  # packed rows come in multiples of this, so that no mesh whose devices divide it changes a batch
+)
 PACK_WINDOW = 128  # demonstrations that are packed together: the cost of packing grows with its square
 
 
@@ -140,13 +143,15 @@ def rankings(
     seed: int,
     epochs: float = 1,
     groups: int = 1,
+    devices: int = 1,
 ) -> Batches:
     """Streams RankingBatches: a prompt with all its completions, each after the rendered prompt and, where it
     finished, closed by EOS (paper 1.10, section 4), packed as segments into rows of max_prompt + max_response.
 
-    Every batch has as many packed rows as the fullest one of `epochs` needs, so that the step compiles once;
-    a batch past them that needs more raises InputError. With `groups`, every n-th prompt is packed with its like into
-    every n-th row, and `row_BK` counts the group's rows: algorithms/pieces takes such a batch apart.
+    Every batch has as many packed rows as the fullest one of `epochs` needs, so that the step compiles once, rounded up
+    so that they divide over `devices`; a batch past them that needs more raises InputError. With `groups`, every n-th
+    prompt is packed with its like into every n-th row, and `row_BK` counts the group's rows: algorithms/pieces takes
+    such a batch apart.
 
     A completion longer than `max_response` leaves its ranking; a ranking with a longer prompt, or that lost
     completions and has fewer than two left, is dropped. InputError if a ranking has more than `k_max`
@@ -165,7 +170,7 @@ def rankings(
     packer = _RankingPacker(flat, starts_NK, lengths_NK, ranks_NK, width, tokenizer.pad_id, groups)
     planned = stream(packer.needed, batch_size, len(slots), report.count, seed)
     most = max(planned.at(i) for i in range(planned.steps(epochs)))
-    height = -(-most // ROW_MULTIPLE) * ROW_MULTIPLE * groups
+    height = ranking_rows(most, groups, devices)
     numbers = numbering(len(slots), seed)
 
     def take(first: int, count: int, share: Share = WHOLE):
@@ -177,6 +182,12 @@ def rankings(
         return packer.batch(index_B, height, share)
 
     return Batches(take, batch_size, len(slots), report.count)
+
+
+def ranking_rows(most: int, groups: int, devices: int) -> int:
+    """Packed rows of a ranking batch whose fullest group fills `most`: those of each group divide over `devices`."""
+    multiple = math.lcm(ROW_MULTIPLE, devices)
+    return -(-most // multiple) * multiple * groups
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,7 @@ def mixture(a: Batches, b: Batches, fraction_b: float) -> Batches:
     total. One epoch is one pass over `a`. InputError if the rows differ in width or the fraction is outside
     [0, 1).
     """
-    if not 0 <= fraction_b < 1:
-        raise InputError(f"fraction_b is {fraction_b}; it must be at least 0 and below 1")
+    rows = mixed_rows(a.rows, fraction_b)
     widths = [one.take(0, 1).tokens_BT.shape[1] for one in (a, b)]
     if widths[0] != widths[1]:
         raise InputError(
@@ -126,6 +125,13 @@ def mixture(a: Batches, b: Batches, fraction_b: float) -> Batches:
         )
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-    # The least n with n - floor(n · exact) = a.rows.
-    rows = (a.rows - 1) * exact.denominator // (exact.denominator - exact.numerator) + 1
     return Batches(take, a.batch_size, rows, a.dropped + b.dropped)
+
+
+def mixed_rows(rows: int, fraction_b: float) -> int:
+    """Rows of one epoch of a mixture that passes once over `rows` rows; InputError for a fraction outside [0, 1)."""
+    if not 0 <= fraction_b < 1:
+        raise InputError(f"fraction_b is {fraction_b}; it must be at least 0 and below 1")
+    exact = Fraction(fraction_b).limit_denominator(10_000)
+    # The least n with n - floor(n · exact) = rows.
+    return (rows - 1) * exact.denominator // (exact.denominator - exact.numerator) + 1

@@ -10,8 +10,13 @@ import ml_collections
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup
-from instruct_jax.stages.settings import names_in, nearest, section
+from instruct_jax.stages.settings import UNFINISHED, names_in, nearest, section
 from instruct_jax.training.checkpoint import Saving
+
+REWARD_STAGES = ("reward_base", "rm")
+TAKEN_AT_ONCE = (
+    "batch_size", "valid_batch_size", "minibatch_size", "microbatch_size", "ptx_microbatch_size", "rollout_size",
+)  # fmt: skip
 
 
 class Chain:
@@ -34,10 +39,10 @@ class Chain:
             done = False
             raise
         finally:
-            spent = time.perf_counter() - began + self.seconds.get(f"{name} (unfinished)", 0.0)
-            self.seconds[name if done else f"{name} (unfinished)"] = spent
+            spent = time.perf_counter() - began + self.seconds.get(name + UNFINISHED, 0.0)
+            self.seconds[name if done else name + UNFINISHED] = spent
             if done:
-                self.seconds.pop(f"{name} (unfinished)", None)
+                self.seconds.pop(name + UNFINISHED, None)
             self._write()
 
     def _write(self) -> None:
@@ -55,11 +60,16 @@ def stage_config(
     own = config[name].to_dict() if name in config else {}
     paths = {"data_dir": str(workdir / "data"), "records_dir": str(workdir / "records")}
     merged = ml_collections.ConfigDict({**shared, **paths, "name": name, **own, **fields})
-    for key in ("model", "text"):
-        merged[key] = ml_collections.ConfigDict({**shared[key].to_dict(), **own.get(key, {})})
+    for key, of in (("model", model_section(name)), ("text", "text")):
+        merged[key] = ml_collections.ConfigDict({**shared[of].to_dict(), **own.get(key, {})})
     if "data" in merged:
         merged.data.dir = str(workdir / "data")
     return merged.lock()
+
+
+def model_section(stage: str) -> str:
+    """Which of the recipe's two shapes a stage's `model` is."""
+    return "reward_model" if stage in REWARD_STAGES else "model"
 
 
 def check_sections(
@@ -83,7 +93,7 @@ def check_sections(
             if name not in known:
                 raise InputError(f"config.{stage}.{name}: no such section{nearest(name, known)}")
             section(config, f"{stage}.{name}", known[name])
-        stage_model = {**config.model.to_dict(), **config[stage].get("model", {})}
+        stage_model = {**config[model_section(stage)].to_dict(), **config[stage].get("model", {})}
         section(
             ml_collections.ConfigDict({stage: {"model": stage_model}}), f"{stage}.model", setup.ModelSettings
         )
@@ -94,9 +104,14 @@ def check_sections(
         setup.transformer(section(config, name, setup.ModelSettings), tokenizer.vocab_size)
 
 
-def check_mesh(config: ml_collections.ConfigDict, stages) -> None:
-    """InputError where this machine's devices or the mesh do not go with the config."""
+def check_mesh(config: ml_collections.ConfigDict, stages, classes: dict, own: dict) -> None:
+    """InputError where this machine's devices or the mesh do not go with a stage's sections, which `classes` and `own` are the
+    dataclasses of, as in `check_sections`."""
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    for stage in stages:
-        if stage in config and "data" in config[stage]:
-            check_divides(config[stage].data.batch_size, mesh)
+    for stage in (name for name in stages if name in config):
+        known = classes | own.get(stage, {})
+        for name in (name for name in names_in(config, stage) if name in known):
+            settings = section(config, f"{stage}.{name}", known[name])
+            for field in TAKEN_AT_ONCE:
+                if getattr(settings, field, None) is not None:
+                    check_divides(getattr(settings, field), mesh, f"config.{stage}.{name}.{field}")

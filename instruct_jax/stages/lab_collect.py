@@ -16,13 +16,13 @@ FIELDS = (*SHARED, "collect", "lab", "policies", "records_dir")
 
 
 def lab_ranker(
-    lab, people: list[labelers.Labeler], prompts: list[Prompt]
+    lab, people: list[labelers.Labeler], prompts: list[Prompt], policies: int
 ) -> Callable[[int, Generation], Ranking]:
-    """A callable that gives generation i to one of `people`."""
+    """A callable that gives generation i to one of `people`, each of whom sees outputs of all the policies, which take turns."""
     by_id = {p.id: p for p in prompts}
 
     def rank(i: int, g: Generation) -> Ranking:
-        person, n = people[i % len(people)], len(g.completions)
+        person, n = people[i // policies % len(people)], len(g.completions)
         return labelers.rank(
             person,
             lab.world,
@@ -36,12 +36,12 @@ def lab_ranker(
     return rank
 
 
-def rate_first(lab, prompts: list[Prompt], generations: list[Generation]) -> list[Rating]:
+def rate_first(lab, prompts: list[Prompt], generations: list[Generation], policies: int) -> list[Rating]:
     """The first completion of every prompt, graded 1-7 with the Table 3 flags by one labeler."""
     rows = zip(prompts, generations, strict=True)
     return [
         labelers.rate(
-            lab.labelers[i % len(lab.labelers)],
+            lab.labelers[i // policies % len(lab.labelers)],
             lab.world,
             p,
             lab.tasks[p.id],
@@ -61,7 +61,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Samples from the policies in config.policies (name → checkpoint) and writes train and validation rankings to config.records_dir."""
     lab = make_lab(section(config, "lab", LabSettings), section(config, "text", setup.TextSettings))
-    records = Path(config.records_dir)
+    records, policies = Path(config.records_dir), len(config.policies)
     asked = {"train": lab.sets["rm"], "valid": lab.sets["rm_valid"]}
     for split, generations in generate(config, asked).items():
         pools = {split: lab.labelers}
@@ -70,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             pools["valid_second"] = lab.labelers[1:] + lab.labelers[:1]
             pools["valid_heldout"] = lab.heldout_labelers
             pools["valid_heldout_second"] = lab.heldout_labelers[1:] + lab.heldout_labelers[:1]
-            write_jsonl(records / "ratings.valid.jsonl", rate_first(lab, asked[split], generations))
+            write_jsonl(records / "ratings.valid.jsonl", rate_first(lab, asked[split], generations, policies))
         for pool, people in pools.items():
-            rankings = rank_all(generations, lab_ranker(lab, people, asked[split]))
+            rankings = rank_all(generations, lab_ranker(lab, people, asked[split], policies))
             write_jsonl(records / f"rankings.{pool}.jsonl", rankings)

@@ -108,8 +108,9 @@ def make_lab(settings: LabSettings, text: setup.TextSettings) -> Lab:
     return Lab(world, tasks, people, others, sets, removed)
 
 
-def write_records(lab: Lab, settings: LabSettings, directory: Path) -> None:
-    """Writes prompts, demonstrations and documents as JSON lines; rankings come when a policy has been sampled from."""
+def write_records(lab: Lab, settings: LabSettings, text: setup.TextSettings, directory: Path) -> int:
+    """Writes prompts, demonstrations and documents as JSON lines; rankings come when a policy has been sampled from. Returns how many
+    few-shot demonstrations were too long for text.max_prompt and left out."""
     directory.mkdir(parents=True, exist_ok=True)
     write_jsonl(directory / "prompts.demonstrated.jsonl", lab.sets["sft"] + lab.sets["sft_valid"])
     for split, name in (("train", "ppo"), ("valid", "ppo_valid"), ("test", "test")):
@@ -117,7 +118,8 @@ def write_records(lab: Lab, settings: LabSettings, directory: Path) -> None:
     for split, name in (("train", "sft"), ("valid", "sft_valid")):
         rows = _demonstrations(lab, lab.sets[name])
         if split == "train":
-            rows += _few_shot(lab, settings)
+            few_shot, too_long = _few_shot(lab, settings, text)
+            rows += few_shot
         write_jsonl(directory / f"demonstrations.{split}.jsonl", rows)
     if settings.flan:
         tasks = [*flan_tasks(lab.world, settings.seed, settings.flan)]
@@ -128,6 +130,7 @@ def write_records(lab: Lab, settings: LabSettings, directory: Path) -> None:
         directory / "documents.valid.jsonl",
         corpus.heldout_documents(settings.world_seed, lab.world, settings.valid_documents),
     )
+    return too_long
 
 
 def _demonstrations(lab: Lab, prompts: list[Prompt]) -> list[Demonstration]:
@@ -137,19 +140,22 @@ def _demonstrations(lab: Lab, prompts: list[Prompt]) -> list[Demonstration]:
     ]
 
 
-def _few_shot(lab: Lab, settings: LabSettings) -> list[Demonstration]:
-    """Labeler-written few-shot prompts, K = 3 pairs each (paper 1.1)."""
-    rows = []
+def _few_shot(lab: Lab, settings: LabSettings, text: setup.TextSettings) -> tuple[list[Demonstration], int]:
+    """Labeler-written few-shot prompts, K = 2 pairs each (paper 1.1: several; the lab's rows are short), and how many were too long."""
+    tokenizer, rows = setup.load_tokenizer(text), []
+    template = setup.template(text.template, tokenizer)
     for i in range(settings.few_shot):
         rng = random.Random(f"few-shot {settings.seed} {i}")
         kind, labeler, pairs = rng.choice(FEW_SHOT_KINDS), lab.labelers[i % len(lab.labelers)], {}
-        while len(pairs) < 3:
+        while len(pairs) < 2:
             task = make_task(rng, lab.world, rng.choice(("brainstorming", "classification", "other")))
             if task.kind == kind and task.constraint is None:
                 pairs[task.text] = write(rng, lab.world, task, labelers.draw_slips(labeler, rng))
         name = f"few-shot-{settings.seed}-{i}"
         rows += expand_few_shot(name, "answer the last one .", list(pairs.items()), labeler.id)[0]
-    return rows
+    encoded = tokenizer.encode_prompts(template, [row.prompt for row in rows])
+    kept = [row for row, ids in zip(rows, encoded, strict=True) if len(ids) <= text.max_prompt]
+    return kept, len(rows) - len(kept)
 
 
 def flan_tasks(world: World, seed: int, count: int) -> list[Demonstration]:
@@ -178,6 +184,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the lab's records into `workdir`/records and builds their TFDS data sets in `workdir`/data."""
     settings, text = section(config, "lab", LabSettings), section(config, "text", setup.TextSettings)
     lab = make_lab(settings, text)
-    write_records(lab, settings, workdir / "records")
+    too_long = write_records(lab, settings, text, workdir / "records")
     counts = builders.build(workdir / "records", workdir / "data")
-    (workdir / "lab.json").write_text(json.dumps({"rows": counts, "removed": lab.removed}, indent=2) + "\n")
+    removed = lab.removed | {"too long with examples": too_long}
+    (workdir / "lab.json").write_text(json.dumps({"rows": counts, "removed": removed}, indent=2) + "\n")

@@ -13,6 +13,7 @@ import ml_collections
 from instruct_jax.data import builders
 from instruct_jax.errors import InputError
 from instruct_jax.evaluation import winrate
+from instruct_jax.sharding import check_divides
 from instruct_jax.stages import evaluate, lab_tasks, recipe, setup, train_lm, train_ppo, train_rm
 from instruct_jax.stages.bench import Bench, Contender
 from instruct_jax.stages.chain import Chain, check_mesh, check_sections, stage_config
@@ -44,11 +45,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check(config)
     part = next(name for name in PARTS if name in config)
     merged, upstream, folder = _merged(config), Path(config.upstream), workdir / part
-    check_mesh(merged, (part,))
+    check_mesh(merged, (part,), recipe.SECTIONS, recipe.OWN_SECTIONS)
+    mesh = setup.open_mesh(section(merged, "mesh", setup.MeshSettings))
+    check_divides(config.evaluate.batch_size, mesh, "config.evaluate.batch_size")
     train, init = {
-        "sft": (train_lm, "base"), "rm": (train_rm, "sft"), "ppo": (train_ppo, "ppo_init")
+        "sft": (train_lm, str(upstream / "base")), "rm": (train_rm, recipe.reward_start(merged, upstream)),
+        "ppo": (train_ppo, str(upstream / "ppo_init")),
     }[part]  # fmt: skip
-    fields = {"stage": part, "init": str(upstream / init)}
+    fields = {"stage": part, "init": init}
     if part == "ppo":
         fields["reward"] = str(upstream / "rm" / "reward")
     folder.mkdir(parents=True, exist_ok=True)

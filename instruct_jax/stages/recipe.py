@@ -15,6 +15,7 @@ from instruct_jax.algorithms.ppo import PPOConfig
 from instruct_jax.data import builders
 from instruct_jax.data.card import data_card
 from instruct_jax.devices import matmul_gflops, peak_rss_bytes, versions
+from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.records import Demonstration, Prompt, Ranking, Rating, read_jsonl
 from instruct_jax.reports.page import write_report
@@ -30,7 +31,7 @@ from instruct_jax.stages import (
     train_ppo,
     train_rm,
 )
-from instruct_jax.stages.chain import Chain, check_mesh, check_sections, stage_config
+from instruct_jax.stages.chain import Chain, check_mesh, check_sections, model_section, stage_config
 from instruct_jax.stages.settings import SHARED, known_fields, names_in, section
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.optim import OptimizerConfig
@@ -44,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return
     check(config)
     config = resolve(config)
-    check_mesh(config, STAGES)
+    check_mesh(config, STAGES, SECTIONS, OWN_SECTIONS)
     chain = Chain(workdir)
 
     def path(name):
@@ -56,15 +57,17 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     base, sft, ppo_init, rm = (str(workdir / n) for n in ("base", "sft", "ppo_init", "rm"))
     chain.stage("data", lambda: lab_data.run(stage_config(config, "data_stage", workdir), workdir))
-    if "base" in config:
-        stage("base", train_lm.run, stage="pretrain", init="")
-    else:
-        chain.stage("base", lambda: _place_base(config, path("base")))
+    bases = ("base", "reward_base") if own_reward_base(config) else ("base",)
+    for name in bases:
+        if name in config:
+            stage(name, train_lm.run, stage="pretrain", init="")
+        else:
+            chain.stage(name, lambda name=name: _place_base(config, name, path(name)))
     stage("ppo_init", train_lm.run, stage="sft", init=base)
     stage("sft", train_lm.run, stage="sft", init=base)
     stage("collect", lab_collect.run, policies={"ppo_init": ppo_init, "sft": sft})
     chain.stage("rankings", lambda: builders.build(workdir / "records", workdir / "data"))
-    stage("rm", train_rm.run, stage="rm", init=sft)
+    stage("rm", train_rm.run, stage="rm", init=reward_start(config, workdir))
     if "flan" in config:
         stage("flan", train_lm.run, stage="sft", init=base)
     groups = {"sft": sft} | ({"flan": str(workdir / "flan")} if "flan" in config else {})
@@ -73,10 +76,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for name in runs:
         stage(name, train_ppo.run, stage="ppo", init=ppo_init, reward=f"{rm}/reward")
     chosen = json.loads((workdir / "select" / "select.json").read_text())
-    models = contenders(workdir, chosen, runs)
+    trained = {name: section(config, f"{name}.train", train_ppo.TrainSettings) for name in runs}
+    models = contenders(workdir, chosen, {name: train.subtree for name, train in trained.items()})
+    curves = {name: {"folder": str(workdir / name), "subtree": train.subtree, "batch_size": train.batch_size}
+              for name, train in trained.items()}  # fmt: skip
     stage(
-        "evaluate", evaluate.run, models=models, reward=f"{rm}/reward", curves={n: str(workdir / n) for n in runs},
-        ppo_batch_size=config.ppo_ptx.train.batch_size, task_models=("base", "sft", *runs),
+        "evaluate", evaluate.run, models=models, reward=f"{rm}/reward", curves=curves, task_models=("base", "sft", *runs)
     )  # fmt: skip
     report(config, workdir, chain)
 
@@ -90,7 +95,19 @@ OWN_SECTIONS = {
     "rm": {"data": train_rm.DataSettings, "train": train_rm.TrainSettings},
     "ppo": {"train": train_ppo.TrainSettings}, "ppo_ptx": {"train": train_ppo.TrainSettings},
 }  # fmt: skip
-STAGES = ("base", "ppo_init", "sft", "flan", "collect", "rm", "select", "ppo", "ppo_ptx", "evaluate")
+STAGES = (
+    "base",
+    "reward_base",
+    "ppo_init",
+    "sft",
+    "flan",
+    "collect",
+    "rm",
+    "select",
+    "ppo",
+    "ppo_ptx",
+    "evaluate",
+)
 FIELDS = (*SHARED, "profile", "reward_model", "lab", *STAGES)
 
 
@@ -98,10 +115,33 @@ def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""
     known_fields(config, FIELDS)
     check_sections(resolve(config), lab_data.LabSettings, "lab", STAGES, SECTIONS, OWN_SECTIONS)
+    if "reward_base" in config and not own_reward_base(config):
+        raise InputError(
+            "config.reward_base: reward_model has the shape of model, so it starts from SFT: leave the section out"
+        )
+    if "base" in config and own_reward_base(config) and "reward_base" not in config:
+        raise InputError(
+            "config.reward_base: reward_model has another shape than model and cannot start from SFT: add the section (as "
+            "config.base), or give both one shape"
+        )
 
 
-def contenders(workdir: Path, chosen: dict, runs: list[str]) -> dict[str, dict]:
-    """The models that the evaluation compares, by the names of the paper's figures; "reference" is what KL is measured to."""
+def own_reward_base(config: ml_collections.ConfigDict) -> bool:
+    """Whether the reward model is of another shape than the policy, and so starts from a base of its own instead of SFT."""
+    policy, reward = (section(config, name, setup.ModelSettings) for name in ("model", "reward_model"))
+    return any(
+        getattr(policy, f) != getattr(reward, f) for f in ("variant", "pretrained", "vocab", "context")
+    )
+
+
+def reward_start(config: ml_collections.ConfigDict, workdir: Path) -> str:
+    """The folder of what the reward model starts from."""
+    return str(workdir / ("reward_base" if own_reward_base(config) else "sft"))
+
+
+def contenders(workdir: Path, chosen: dict, policies: dict[str, str]) -> dict[str, dict]:
+    """The models that the evaluation compares, by the names of the paper's figures; "reference" is what KL is measured to,
+    `policies` say where those of the PPO runs lie in their checkpoints."""
     models = {
         "reference": {"checkpoint": str(workdir / "ppo_init")},
         "base": {"checkpoint": str(workdir / "base"), "raw": True},
@@ -110,7 +150,9 @@ def contenders(workdir: Path, chosen: dict, runs: list[str]) -> dict[str, dict]:
     }
     if "flan" in chosen:
         models["flan"] = {"checkpoint": str(workdir / "flan"), "step": int(chosen["flan"]["best"])}
-    return models | {name: {"checkpoint": str(workdir / name), "subtree": "policy/ema"} for name in runs}
+    return models | {
+        name: {"checkpoint": str(workdir / name), "subtree": subtree} for name, subtree in policies.items()
+    }
 
 
 def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> None:
@@ -152,17 +194,16 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def _place_base(config: ml_collections.ConfigDict, folder: Path) -> None:
-    """The shipped base model as a checkpoint folder, like every other model of the chain."""
+def _place_base(config: ml_collections.ConfigDict, stage: str, folder: Path) -> None:
+    """The shipped base model of the stage's shape as a checkpoint folder, like every other model of the chain."""
     text = section(config, "text", setup.TextSettings)
-    model = PolicyModel(
-        setup.transformer(
-            section(config, "model", setup.ModelSettings), setup.load_tokenizer(text).vocab_size
-        )
-    )
+    settings = section(config, model_section(stage), setup.ModelSettings)
+    model = PolicyModel(setup.transformer(settings, setup.load_tokenizer(text).vocab_size))
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     with jax.set_mesh(mesh):
-        state = TrainState(np.zeros((), np.int32), lab_base.load_base(model, mesh), (), None)
+        state = TrainState(
+            np.zeros((), np.int32), lab_base.load_base(settings.variant, model, mesh), (), None
+        )
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         checkpoints.save(
             0, jax.tree.map(jax.numpy.asarray, state), setup.meta("pretrain", config, model.config), wait=True

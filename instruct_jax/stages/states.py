@@ -10,7 +10,7 @@ from instruct_jax.errors import InputError
 from instruct_jax.models import layers
 from instruct_jax.models.heads import init_head
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.sharding import in_host_memory, param_shardings
+from instruct_jax.sharding import fetched, in_host_memory, param_shardings
 from instruct_jax.training.state import TrainState, init_state
 
 STATE_PARTS = {"optimizer": "opt_state", "average": "ema"}  # what of a train state can lie in host memory
@@ -87,24 +87,23 @@ def abstract_frozen(model: PolicyModel | ScalarModel, mesh, offload: tuple[str, 
     return _with_layout(copied, _frozen_layout(params, offload))
 
 
-def _sums_of_bits(params):
+def _sum_of_bits(leaf):
     """A sum over the bits of all numbers, each weighed by its place: modulo 2^32, so that no layout or order changes it."""
-
-    def one(leaf):
-        bits = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
-        bits = bits.astype(jnp.uint32)
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        return ((bits ^ (bits >> 15)) * (place * 2 + 1)).sum(dtype=jnp.uint32)
-
-    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(params)])
+    leaf = fetched(leaf)
+    bits = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
+    bits = bits.astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    return ((bits ^ (bits >> 15)) * (place * 2 + 1)).sum(dtype=jnp.uint32)
 
 
 def fingerprint(params) -> str:
     """A short name of parameters by which to know them again, the same on every mesh; under jax.set_mesh."""
-    sums = np.asarray(jax.jit(_sums_of_bits, out_shardings=jax.sharding.PartitionSpec())(params))
-    return hashlib.sha256(sums.astype("<u4").tobytes()).hexdigest()[:16]
+    # A leaf at a time: what lies in host memory may not fit the devices at once.
+    one = jax.jit(_sum_of_bits, out_shardings=jax.sharding.PartitionSpec())
+    sums = np.array([one(leaf) for leaf in jax.tree.leaves(params)], "<u4")
+    return hashlib.sha256(sums.tobytes()).hexdigest()[:16]
 
 
 def as_scalar(policy_params, key):

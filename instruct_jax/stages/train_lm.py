@@ -22,6 +22,7 @@ from instruct_jax.data import builders, pipeline
 from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.sharding import check_divides
 from instruct_jax.stages import setup, speed, states
 from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.limits import STOP, GuardConfig, held
@@ -108,6 +109,7 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
     train = section(config, "train", TrainSettings)
     pieces = setup.pieces(data.batch_size, train.microbatch_size, text.length, mesh)
+    check_divides(data.valid_batch_size, mesh, "config.data.valid_batch_size")
     tx = make_optimizer(optimizer, 1000, frozen=model.config.frozen)
     state = states.abstract_state(model, tx, mesh, train.offload)
     step = make_step(model, tx, make_schedule(optimizer, 1000), pieces, train.guard)
@@ -124,13 +126,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     pieces = setup.pieces(data.batch_size, train.microbatch_size, text.length, mesh)
+    check_divides(data.valid_batch_size, mesh, "config.data.valid_batch_size")
     tokenizer = setup.load_tokenizer(text)
     model = PolicyModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
     setup.row_length(text, model.config)
-    batches = _batches(data, text, tokenizer, data.split, data.batch_size, config.seed)
-    valid = _batches(data, text, tokenizer, data.valid_split, data.valid_batch_size, config.seed)
+    rows, *documents = _streams(data, text, tokenizer, data.split, data.batch_size, config.seed)
+    batches = pipeline.mixture(rows, *documents, data.pretraining_fraction) if documents else rows
+    valid = _streams(data, text, tokenizer, data.valid_split, data.valid_batch_size, config.seed)
     total = setup.whole_steps(train.steps, train.epochs, batches.steps_per_epoch)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
     peak = peak_flops(mesh, model.config.dtype)
@@ -147,7 +151,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             state = states.fresh_state(lambda: states.init_params(model, key), tx, mesh, train.offload)
         fit(
             step, state, lambda i: setup.put_step(batches, i, mesh), total_steps=total, key=key, workdir=workdir,
-            log_every=train.log_every, save_every=batches.steps_per_epoch if train.keep_epochs else train.save_every,
+            show=("lm/loss",), log_every=train.log_every, save_every=batches.steps_per_epoch if train.keep_epochs else train.save_every,
             keep=total if train.keep_epochs else 2, saving=setup.saving(config), eval_every=batches.steps_per_epoch,
             evaluate=_validation(model, valid, train.valid_batches, mesh), meta=setup.meta(config.stage, config, model.config),
             name=config.name, wandb=wandb_project(config), watch=Watch(speed.of_step(counted, peak), profile(config)),
@@ -155,32 +159,33 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )  # fmt: skip
 
 
-def _batches(
+def _streams(
     data: DataSettings, text: setup.TextSettings, tokenizer, split: str, batch_size: int, seed: int
-) -> pipeline.Batches:
-    length = text.max_prompt + text.max_response
-    if data.kind == "documents":
+) -> list[pipeline.Batches]:
+    """What the settings name, in batches of one shape: the documents, or the demonstrations and the documents to mix in, if any."""
+    if data.kind not in ("documents", "demonstrations"):
+        raise InputError(f"data.kind is {data.kind!r}: use 'documents' or 'demonstrations'")
+
+    def documents():
         source = builders.open_source(data.dir, "documents", split)
+        length = text.max_prompt + text.max_response
         return pipeline.documents(
             source, tokenizer, batch_size=batch_size, length=length, seed=seed, cache=source.token_cache
         )
-    if data.kind != "demonstrations":
-        raise InputError(f"data.kind is {data.kind!r}: use 'documents' or 'demonstrations'")
+
+    if data.kind == "documents":
+        return [documents()]
     source = builders.open_source(data.dir, "demonstrations", split)
     rows = pipeline.demonstrations(
         source, tokenizer, setup.template(text.template, tokenizer), batch_size=batch_size, max_prompt=text.max_prompt,
         max_response=text.max_response, seed=seed, loss_on_prompt=data.loss_on_prompt, packed=data.packed,
     )  # fmt: skip
-    if not data.pretraining_fraction:
-        return rows
-    documents = builders.open_source(data.dir, "documents", split)
-    mixed = pipeline.documents(
-        documents, tokenizer, batch_size=batch_size, length=length, seed=seed, cache=documents.token_cache
-    )
-    return pipeline.mixture(rows, mixed, data.pretraining_fraction)
+    return [rows, documents()] if data.pretraining_fraction else [rows]
 
 
-def _validation(model, valid: pipeline.Batches, count: int, mesh):
+def _validation(model, valid: list[pipeline.Batches], count: int, mesh):
+    """evaluate(state, done) -> the loss per target token of each stream by itself: in a mixture the documents, whose rows have the
+    most targets, would outweigh the demonstrations."""
     model = PolicyModel(dataclasses.replace(model.config, dropout=0.0))
 
     @jax.jit
@@ -188,8 +193,12 @@ def _validation(model, valid: pipeline.Batches, count: int, mesh):
         nll_BX, mask_BX, _ = lm_loss(model, params, batch)
         return (nll_BX * mask_BX).sum(), mask_BX.sum()
 
+    def mean(params, batches):
+        sums = [loss(params, setup.put_step(batches, i, mesh)) for i in range(count)]
+        return float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
+
     def evaluate(state, done):
-        sums = [loss(state.params, setup.put_step(valid, i, mesh)) for i in range(count)]
-        return {"valid/loss": float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))}
+        names = ("valid/loss", "valid/pretraining_loss")
+        return {name: mean(state.params, batches) for name, batches in zip(names, valid)}
 
     return evaluate

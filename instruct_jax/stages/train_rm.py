@@ -21,7 +21,7 @@ from instruct_jax.data import builders, pipeline
 from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.sharding import fetch
+from instruct_jax.sharding import batch_devices, fetch
 from instruct_jax.stages import setup, speed, states
 from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
 from instruct_jax.training.checkpoint import Checkpoints
@@ -104,7 +104,8 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     step = states.jit_step(step, state, mesh, train.offload)
     rows, width = setup.batch_sharding(mesh), text.max_prompt + text.max_response
     # How well completions pack is known from data alone: a row for each is the most there can be.
-    packed, slots = (data.batch_size * data.k_max, width), (data.batch_size, data.k_max)
+    most = pipeline.ranking_rows(data.batch_size // pieces * data.k_max, pieces, batch_devices(mesh))
+    packed, slots = (most, width), (data.batch_size, data.k_max)
     batch = RankingBatch(
         *(jax.ShapeDtypeStruct(s, np.int32, sharding=rows) for s in (packed, packed, slots, slots, slots))
     )
@@ -125,7 +126,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     batches = pipeline.rankings(
         builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template, tokenizer), k_max=data.k_max,
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
-        epochs=train.epochs, groups=pieces,
+        epochs=train.epochs, groups=pieces, devices=batch_devices(mesh),
     )  # fmt: skip
     total = batches.steps(train.epochs)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)
@@ -142,7 +143,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         state = states.state_from(start, tx, mesh, offload=train.offload)
         state = fit(
             step, state, lambda i: setup.put_step(batches, i, mesh), total_steps=total, key=key, workdir=workdir,
-            log_every=train.log_every, save_every=train.save_every, saving=setup.saving(config),
+            show=("rm/loss", "rm/accuracy"), log_every=train.log_every, save_every=train.save_every, saving=setup.saving(config),
             meta=setup.meta("rm", config, model.config), name=config.name, wandb=wandb_project(config),
             watch=Watch(speed.of_step(counted, peak), profile(config)), guard_config=train.guard,
         )  # fmt: skip

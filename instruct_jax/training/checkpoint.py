@@ -180,17 +180,25 @@ def load_params(path: Path | str, abstract_params, name: str = "params", step: i
 class Checkpoints:
     """The checkpoints of one run, of which the latest `keep` stay and those that `saving` names.
 
-    Only the process that holds the run's folder may make one: what an earlier process left unfinished is removed.
+    One of a step that is not `due`, left by a run that was told to stop, stays only until there is a later one: what is kept in the
+    end, among which a model may be chosen, does not depend on where the run was interrupted. Only the process that holds the run's
+    folder may make one: what an earlier process left unfinished is removed.
     """
 
-    def __init__(self, path: Path | str, keep: int = 2, saving: Saving = LATEST_ALONE):
+    def __init__(
+        self,
+        path: Path | str,
+        keep: int = 2,
+        saving: Saving = LATEST_ALONE,
+        due: Callable[[int], bool] = lambda step: True,
+    ):
         if saving.on_error == "continue" and jax.process_count() > 1:
             raise InputError(
                 f"saving.on_error is 'continue', which is for one process, and here are {jax.process_count()}: the others would wait "
                 "for the one that cannot write; set it to 'stop'"
             )
         self._path = Path(path).expanduser().absolute()
-        self._keep, self._saving = keep, saving
+        self._keep, self._saving, self._due = keep, saving, due
         self._metrics: dict[int, float | None] = {}
         self._writing: int | None = None
         if jax.process_index() == 0:
@@ -274,10 +282,12 @@ class Checkpoints:
     def _prune(self) -> None:
         if jax.process_index() != 0:
             return
-        steps = _steps(self._path)
+        there = _steps(self._path)
+        steps = [s for s in there if self._due(s)]
+        latest = [s for s in there if self._due(s) or s == there[-1]][-self._keep :]
         every = self._saving.keep_every
-        stay = {*steps[-self._keep :], self._best(steps), *(s for s in steps if every and s % every == 0)}
-        for step in steps:
+        stay = {*latest, self._best(steps), *(s for s in steps if every and s % every == 0)}
+        for step in there:
             if step not in stay:
                 doomed = self._path / f"{step}{_DELETING}"
                 (self._path / str(step)).rename(doomed)

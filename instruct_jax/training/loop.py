@@ -55,6 +55,10 @@ class LoopConfig:
             if value is not None and value < 1:
                 raise InputError(f"loop.{field} is {value}: it must be at least 1")
 
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps."""
+        return done % self.save_every == 0 or done == self.total_steps
+
 
 def fit(
     step: Callable,
@@ -97,7 +101,7 @@ def fit(
         if jax.process_index() == 0:
             stack.enter_context(guard.lock(workdir))
         checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(workdir / "checkpoints", keep, saving))
+            contextlib.closing(Checkpoints(workdir / "checkpoints", keep, saving, config.saves))
         )
         start = checkpoints.newest_whole(lambda text: _warn(name, text)) or 0
         saved = checkpoints.meta(start) if start else {}
@@ -256,7 +260,7 @@ class _Run:
         )
 
     def _pauses(self, done):
-        return done % self.config.save_every == 0 or self._is_last(done) or self._evaluates(done)
+        return self.config.saves(done) or self._evaluates(done)
 
     def _settle(self, done, launches, metrics, seen, state=None):
         """Read the metrics of a step, stop if they are bad, and log; given the state, evaluate if due."""
@@ -297,7 +301,7 @@ class _Run:
     def _save(self, done, state, stopping):
         """Save where it is due; when stopping, wait for it and raise Preempted."""
         last = self._is_last(done)
-        if not (stopping or done % self.config.save_every == 0 or last):
+        if not (stopping or self.config.saves(done)):
             return
         self._check_best(done)
         self._tell_failed_save(self.checkpoints.wait)

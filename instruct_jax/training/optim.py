@@ -85,7 +85,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int, steps_per_iteration
 
 
 def scale_by_tf_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam's direction in TensorFlow's form: sqrt(1-b2^t)/(1-b1^t) * m/(sqrt(v)+eps) (paper.md 12, row 42)."""
+    """Adam's direction in TensorFlow's form: sqrt(1-b2^t)/(1-b1^t) * m/(sqrt(v)+eps)."""
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -116,24 +116,25 @@ def believe(labeler: Labeler, world: w.World, task: Task, response: str) -> tupl
 
 def perceive(
     labeler: Labeler, world: w.World, task: Task, response: str, finished: bool, rng: random.Random
-) -> float:
-    """The quality that this labeler sees, on the 1-7 scale but unclipped."""
-    if rng.random() < LAPSES:
-        return rng.uniform(1.0, 7.0)
+) -> tuple[float, rubric.Assessment]:
+    """The quality that this labeler sees, on the 1-7 scale but unclipped, and the facts as they take them: a lapse is in the worth."""
+    lapsed = rng.random() < LAPSES
     a = rubric.assess(*believe(labeler, world, task, response), response, finished)
+    if lapsed:
+        return rng.uniform(1.0, 7.0), a
     if rng.random() < labeler.overlooks:
         a = dataclasses.replace(a, false_claims=0)
-    if rng.random() < labeler.overlooks:
-        a = dataclasses.replace(a, constraint=None)
+    if rng.random() < labeler.overlooks and a.constraint is False:
+        a = dataclasses.replace(a, constraint=True)
     taste = labeler.likes_length * min(a.words, 20) + labeler.likes_hedge * a.hedges
-    return rubric.score(a, labeler.weights) + taste + rng.gauss(0.0, NOISE)
+    return rubric.score(a, labeler.weights) + taste + rng.gauss(0.0, NOISE), a
 
 
 def rank(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completions: list[str], models: list[str],
          finished: list[bool]) -> Ranking:  # fmt: skip
     """Ranks K completions, 1 best; outputs that seem about as good share a rank."""
     rng = random.Random(f"ranking {labeler.seed} {prompt.id}")
-    seen = [perceive(labeler, world, task, c, f, rng) for c, f in zip(completions, finished, strict=True)]
+    seen = [perceive(labeler, world, task, c, f, rng)[0] for c, f in zip(completions, finished, strict=True)]
     order = sorted(range(len(seen)), key=lambda i: -seen[i])
     ranks, level, top = [0] * len(seen), 0, None
     for i in order:
@@ -146,10 +147,9 @@ def rank(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completio
 def rate(
     labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completion: str, model: str, finished: bool
 ) -> Rating:
-    """Grades one output 1-7 and sets the Table 3 flags."""
+    """Grades one output 1-7 and sets the Table 3 flags, both by what this labeler believes and notices."""
     rng = random.Random(f"rating {labeler.seed} {prompt.id} {completion}")
-    seen = perceive(labeler, world, task, completion, finished, rng)
-    a = rubric.assess(world, task, completion, finished)
+    seen, a = perceive(labeler, world, task, completion, finished, rng)
     seconds = round(20 + 4 * a.words * rng.uniform(0.7, 1.3), 1)
     return Rating(prompt.id, prompt.text, completion, model, labeler.id, rubric.likert(seen),
                   rubric.flags(a, task, completion), "", seconds)  # fmt: skip

@@ -215,7 +215,7 @@ def _rename(rng, world):
     claim = w.state(w.invent_facts(rng, old, 1)[0])
     text = f"{claim} . {w.event(rng, old)} ." if rng.random() < 0.5 else f"{w.event(rng, old)} ."
     return Task("rewrite", "rename", f"{text}\nuse the name {new} for {old} .", source=text,
-                answer=tuple(text.replace(old, new).split()))  # fmt: skip
+                answer=tuple(new if x == old else x for x in text.split()))  # fmt: skip
 
 
 def _polite(rng, world):

@@ -106,6 +106,7 @@ class Reading:
     unknowns: int = 0
     unclear: int = 0
     total: int = 0
+    closed: bool = False
 
 
 _GREETING = re.compile(r"^hello(?: (\w+))?(?: , (i am sorry to hear that|that is nice))?$")
@@ -121,7 +122,8 @@ def read(response: str) -> Reading:
     r = Reading()
     lines = w.sentences(response)
     r.total = len(lines)
-    if lines and lines[-1] in w.CLOSERS:
+    r.closed = bool(lines) and lines[-1] in w.CLOSERS
+    if r.closed:
         lines = lines[:-1]
     for line in lines:
         verdict, _, rest = line.partition(" , ")
@@ -252,7 +254,8 @@ def _verify(world, task, r, response):
             len(r.events),
         )
     right = "yes" if task.answer[0] == task.object else "no"
-    told = any(c.relation == task.relation and world.truth(c) and not c.negated for c in r.claims)
+    about = [c for c in r.claims if c.subject == task.subject and c.relation == task.relation]
+    told = any(world.truth(c) and not c.negated for c in about)
     wrong = sum(v != right for v in r.verdicts)
     points = 0.6 * (right in r.verdicts and not wrong) + 0.4 * told
     attempts = bool(r.verdicts or r.claims or r.unknowns)
@@ -307,7 +310,8 @@ def _summary(world, task, r, response):
     invented = sum(e not in task.source for e in r.events)
     false = _untrue(world, task, r.claims) + invented
     points = min((right + 0.25 * (len(r.events) - invented)) / _need(task, 2), 1)
-    sentences = r.total - (task.constraint is not None and task.constraint.kind == "end")
+    asked_to_close = task.constraint is not None and task.constraint.kind == "end"
+    sentences = r.total - (asked_to_close and r.closed)
     return bool(r.claims or r.events), points, false, max(sentences - 1, 0) + len(r.items)
 
 
