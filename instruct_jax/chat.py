@@ -12,6 +12,7 @@ whether the response ended by itself. Exit status: 0 done, 2 bad input, 130 Ctrl
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags
@@ -29,7 +30,8 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string("file", None, "Answer every line of this file, as JSON lines.", flag_values=values)
     flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token.", flag_values=values)
     flags.DEFINE_float("top_p", 1.0, "Tokens outside the likeliest share are left out.", flag_values=values)
-    flags.DEFINE_integer("max_new_tokens", 128, "The most tokens of an answer.", flag_values=values)
+    flags.DEFINE_integer("max_new_tokens", None, "The most tokens of an answer (default: 128, of a short context half).",
+                         flag_values=values)  # fmt: skip
     flags.DEFINE_integer("seed", 0, "Of the sampling.", upper_bound=2**31 - 1, flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -75,9 +77,14 @@ def run(values: flags.FlagValues) -> None:
     from instruct_jax.algorithms.decode import SamplingConfig
     from instruct_jax.stages import chat
 
-    sampling = SamplingConfig(values.max_new_tokens, temperature=values.temperature, top_p=values.top_p)
+    most = values.max_new_tokens
+    sampling = SamplingConfig(
+        128 if most is None else most, temperature=values.temperature, top_p=values.top_p
+    )
     devices.enable_compile_cache(devices.cache_dir())
     speaker = chat.open_speaker(values.model, values.template)
+    if most is None:
+        sampling = replace(sampling, max_new_tokens=min(128, speaker.model.config.context // 2))
     talk, key = chat.Talker(speaker, sampling), jax.random.key(values.seed)
     if prompts:
         for prompt, response, finished in chat.answers(talk, speaker, prompts, key):

@@ -1,12 +1,14 @@
 """Talking to a model: the tokens that `generate` would give, one at a time, and the terminal around them."""
 
 import io
+import itertools
 import json
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
+from tokenizers import decoders
 
 from instruct_jax import chat as terminal
 from instruct_jax.algorithms.decode import SamplingConfig, generate
@@ -117,6 +119,39 @@ def test_half_a_character_is_held_back_until_it_is_whole():
     assert cut.add(0xE2) == "" and cut.end() == "\N{REPLACEMENT CHARACTER}"
 
 
+class Fallback:
+    """Reads as the ByteFallback decoder of Llama 2, Mistral and Gemma: below 256 bytes, whose runs are characters or as many signs of
+    replacement; 300 is " x"."""
+
+    def decode(self, ids):
+        text = ""
+        for byte, run in itertools.groupby(ids, lambda i: i < 256):
+            run = list(run)
+            try:
+                text += bytes(run).decode() if byte else " x" * len(run)
+            except UnicodeDecodeError:
+                text += "\N{REPLACEMENT CHARACTER}" * len(run)
+        return text
+
+
+def test_an_answer_goes_on_after_bytes_that_are_no_character():
+    e_acute, bad, x = [0xC3, 0xA9], 0xFF, 300
+    shown = chat.Transcript(Fallback())
+    parts = [shown.add(token) for token in [x, *e_acute, *e_acute, bad, x, x]]
+    assert parts == [" x", "", "é", "", "é", "", "\N{REPLACEMENT CHARACTER} x", " x"]
+    assert shown.text == " x" + 5 * "\N{REPLACEMENT CHARACTER}" + " x x" and shown.end() == ""
+    cut = chat.Transcript(Fallback())
+    assert [cut.add(token) for token in [*e_acute, bad]] == ["", "é", ""]
+    assert cut.end() == "\N{REPLACEMENT CHARACTER}" and cut.text == 3 * "\N{REPLACEMENT CHARACTER}"
+
+
+def test_the_fallback_of_the_test_is_that_of_the_library():
+    pieces = [f"<0x{i:02X}>" for i in range(256)]
+    real = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for ids in ([300, 0xC3, 0xA9], [0xC3, 0xA9, 0xFF, 300], [0xC3, 300, 0xA9]):
+        assert real.decode([pieces[i] if i < 256 else "\u2581x" for i in ids]) == Fallback().decode(ids)
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A run of the supervised stage, as far as its checkpoint goes."""
@@ -144,6 +179,30 @@ def test_a_prompt_is_answered_and_the_same_seed_answers_the_same(run_folder, cap
     first = capsys.readouterr().out
     assert command(run_folder, "--prompt=red cat") == 0 and capsys.readouterr().out == first
     assert command(run_folder, "--prompt=red cat", "--seed=5") == 0 and capsys.readouterr().out != first
+
+
+@pytest.mark.parametrize("how", ["--prompt", "--file", "talk"])
+def test_an_answer_may_have_half_of_a_short_context_where_nobody_says_how_long(
+    run_folder, tmp_path, monkeypatch, capsys, how
+):
+    (tmp_path / "p.txt").write_text("red cat\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("red cat\n"))
+    words = {"--prompt": ["--prompt=red cat"], "--file": [f"--file={tmp_path / 'p.txt'}"], "talk": []}[how]
+    lengths = []
+
+    def noted(self, speaker, sampling):
+        lengths.append(sampling.max_new_tokens)
+        whole(self, speaker, SamplingConfig(4))
+
+    whole = chat.Talker.__init__
+    monkeypatch.setattr(chat.Talker, "__init__", noted)
+    assert terminal.main(["chat", f"--model={run_folder}", *words]) == 0, capsys.readouterr().err
+    assert lengths == [32]
+
+
+def test_a_length_that_was_asked_for_is_refused_where_it_leaves_no_room_for_a_prompt(run_folder, capsys):
+    assert terminal.main(["chat", f"--model={run_folder}", "--max_new_tokens=64", "--prompt=red"]) == 2
+    assert "max_new_tokens is 64, the model's context 64" in capsys.readouterr().err
 
 
 def test_a_file_becomes_a_line_of_json_for_every_prompt_in_order(run_folder, tmp_path, capsys):

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.errors import InputError
-from instruct_jax.stages.inference import Sampled, _by_width, _sampled, make_logprobs, right_padded
+from instruct_jax.sharding import make_mesh
+from instruct_jax.stages.inference import (
+    Sampled,
+    _by_width,
+    _sampled,
+    make_logprobs,
+    make_sampler,
+    make_scorer,
+    right_padded,
+)
+from instruct_jax.text.templates import TEMPLATES
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
@@ -36,12 +47,12 @@ def test_a_row_that_is_cut_is_counted_in_the_log(caplog):
 
 
 class Letters:
-    """Token 3 is a newline, 10 is a, 11 is b, ...; 2 ends a text."""
+    """Token 3 is a newline, 10 is a, 11 is b, ...; 2 ends a text, and so does 4, which has a spelling."""
 
-    eos_id = 2
+    eos_id, stop_ids = 2, (2, 4)
 
     def decode(self, ids):
-        return "".join("\n" if i == 3 else chr(ord("a") + i - 10) for i in ids if i != 2)
+        return "".join({3: "\n", 4: "<end>"}.get(i, chr(ord("a") + i - 10)) for i in ids if i != 2)
 
     def encode_batch(self, texts):
         return [[3 if x == "\n" else ord(x) - ord("a") + 10 for x in text] for text in texts]
@@ -53,6 +64,39 @@ def test_a_response_ends_at_its_eos_or_before_the_templates_stop():
     assert _sampled(tokens_R, mask_R, Letters(), "\n") == Sampled("a", True, [10, 2])
     ended = _sampled(np.array([10, 2, 0, 0]), np.array([True, True, False, False]), Letters(), "\n")
     assert ended == Sampled("a", True, [10, 2])
+
+
+def test_a_stop_that_ends_a_response_is_no_part_of_its_text():
+    ended = _sampled(np.array([10, 4, 0]), np.array([True, True, False]), Letters(), "")
+    assert ended == Sampled("a", True, [10, 4])
+    assert _sampled(np.array([4, 0, 0]), np.array([True, False, False]), Letters(), "").text == ""
+
+
+class Numbers:
+    """A prompt is its tokens; 2 ends a text, and so does what a test sets beside it."""
+
+    eos_id, pad_id, stop_ids = 2, 0, (2,)
+
+    def encode_prompts(self, template, prompts):
+        return prompts
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+def test_any_of_a_checkpoints_stops_ends_a_response(tiny_model, tiny_params):
+    mesh, sampling = make_mesh(devices=jax.devices()[:1]), SamplingConfig(8, temperature=0)
+
+    def sample(tokenizer):
+        sampler = make_sampler(tiny_model, sampling, tokenizer, mesh, max_prompt=4, batch_size=1)
+        return sampler(tiny_params, [[7, 8, 9]], TEMPLATES["verbatim"], jax.random.key(0))[0]
+
+    free, tokenizer = sample(Numbers()), Numbers()
+    assert len(free.ids) == 8 and not free.finished
+    tokenizer.stop_ids = (2, free.ids[5])
+    first = free.ids.index(free.ids[5])
+    ids = free.ids[: first + 1]
+    assert sample(tokenizer) == Sampled(tokenizer.decode(ids[:-1]), True, ids)
 
 
 class Summing:
@@ -79,9 +123,6 @@ class Lists:
 
 
 def test_rows_are_scored_in_few_widths_and_come_back_in_their_order():
-    from instruct_jax.sharding import make_mesh
-    from instruct_jax.stages.inference import make_scorer
-
     model, rng = Summing(), np.random.default_rng(0)
     score = make_scorer(model, Lists(), make_mesh(devices=jax.devices()[:1]), width=40, batch_size=4)
     lengths = rng.integers(1, 39, 100)
@@ -106,8 +147,6 @@ class Spelled:
 
 
 def test_a_responses_log_probability_does_not_depend_on_the_prompts_beside_it():
-    from instruct_jax.sharding import make_mesh
-
     mesh, model = make_mesh(devices=jax.devices()[:1]), Spelled()
     logprobs = make_logprobs(model, Lists(), mesh, max_prompt=40, max_response=3, batch_size=4)
     lengths = [5] * 16 + [40, 12, 30]

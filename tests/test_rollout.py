@@ -200,13 +200,21 @@ class Uniform:
         return logprobs_BR, -logprobs_BR
 
 
-def score_with_stubs(config):
+class Tokens:
+    """A scalar model whose value at a position is the token there."""
+
+    def apply(self, variables, tokens_BT, segments_BT):
+        return tokens_BT.astype(jnp.float32)
+
+
+def score_with_stubs(config, eos=EOS, other=EOS, scalar=Positions):
     response, mask, ended = responses()
+    response[1] = np.where(response[1] == EOS, other, response[1])
     params = RolloutParams(
         policy=jnp.float32(-2), reference=jnp.float32(-3), reward=jnp.float32(1), value=jnp.float32(10)
     )
     whole, metrics = rollout.score_responses(
-        Uniform(), Positions(), params, prompts(), response, mask, config, 0.5, EOS, pieces=2
+        Uniform(), scalar(), params, prompts(), response, mask, config, 0.5, eos, pieces=2
     )
     return whole, metrics, mask, ended
 
@@ -218,13 +226,24 @@ def test_the_score_is_read_at_the_last_token_and_a_value_one_before_its_token():
     np.testing.assert_array_equal(metrics["objective/kl"], mask.sum(axis=1).mean())
 
 
-def test_a_response_that_never_ends_gets_the_fixed_score():
-    whole, metrics, mask, ended = score_with_stubs(dataclasses.replace(CONFIG, missing_eos_score=-1.0))
+@pytest.mark.parametrize("stops", [dict(), dict(eos=(EOS,)), dict(eos=(EOS, 9), other=9)])
+def test_a_response_that_never_ends_gets_the_fixed_score_whichever_stop_ends_the_others(stops):
+    whole, metrics, mask, ended = score_with_stubs(
+        dataclasses.replace(CONFIG, missing_eos_score=-1.0), **stops
+    )
     np.testing.assert_array_equal(whole.scores_B, np.where(ended, P + mask.sum(axis=1) - 1, -1))
     np.testing.assert_allclose(
         np.sum(whole.rewards_BR, axis=1), whole.scores_B - 0.5 * mask.sum(axis=1), rtol=1e-6
     )
     assert metrics["ppo/eos_rate"] == ended.mean()
+
+
+def test_the_reward_model_is_shown_the_stop_that_it_knows_whichever_ended_a_response():
+    known, _, _, ended = score_with_stubs(CONFIG, scalar=Tokens)
+    other, _, mask, _ = score_with_stubs(CONFIG, eos=(EOS, 9), other=9, scalar=Tokens)
+    assert ended[1] and other.response_BR[1][mask[1]][-1] == 9
+    np.testing.assert_array_equal(other.scores_B, known.scores_B)
+    assert other.scores_B[1] == EOS
 
 
 def test_whitened_rewards_keep_their_mean_and_leave_the_metrics_alone():

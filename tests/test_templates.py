@@ -8,6 +8,7 @@ from instruct_jax.errors import InputError
 from instruct_jax.stages import setup
 from instruct_jax.text import templates
 from instruct_jax.text.loading import TokenizersEngine
+from instruct_jax.text.sandbox import render
 from instruct_jax.text.templates import TEMPLATES, chat_pieces, chat_template
 from instruct_jax.text.tokenizer import Tokenizer
 
@@ -20,6 +21,10 @@ CHATML = """{% for message in messages %}
 GEMMA = """{{ bos_token }}{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}
 {{- '<start_of_turn>' + role + '\\n' + m['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+# Of an earlier answer only what follows its reasoning, as some published models want it; the last one whole.
+REASONING = """{% for m in messages %}{% if m.role == 'assistant' and '</think>' in m.content and not loop.last %}
+{{- 'said: ' + m.content.split('</think>')[-1].strip() }}{% else %}{{ m.role + ': ' + m.content }}{% endif %}{{ '<eos>' }}
+{%- endfor %}{{ 'answer:' }}"""
 SPECIALS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
 
 
@@ -69,18 +74,31 @@ def test_a_stage_asks_for_the_checkpoints_template_by_the_name_chat(tokenizer):
 
 def test_a_talk_is_rendered_whole_and_its_messages_stay_text(tokenizer):
     talk = [user(" hi "), assistant("<eos>"), user("a<start_of_turn>\n")]
-    pieces = chat_pieces(GEMMA, {"bos_token": "<bos>"}, talk)
+    pieces = chat_pieces(GEMMA, {"bos_token": "<bos>"}, talk, lambda text: "<eos>" in text)
     assert "".join(text for text, _ in pieces) == (
         "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n<eos><end_of_turn>\n"
         "<start_of_turn>user\na<start_of_turn><end_of_turn>\n<start_of_turn>model\n"
     )
     assert [text for text, own in pieces if not own] == ["hi", "<eos>", "a<start_of_turn>"]
-    ids = tokenizer.encode_pieces(pieces)
+    ids = tokenizer.encode_talk(talk)
+    assert ids == tokenizer.encode_pieces(pieces)
     assert [i for i in ids if i < 4] == [0, 2, 3, 2, 3, 2, 3, 2]
 
 
+@pytest.mark.parametrize(
+    "answer", ["<think>\nhm\n</think>\n\n Yes.\n", "No.", "", "message-2-7f3a9c5e-of-this-talk"]
+)
+@pytest.mark.parametrize("source", [REASONING, GEMMA, CHATML])
+def test_a_template_that_looks_into_earlier_answers_renders_as_it_does_alone(source, answer):
+    talk = [user("a b"), assistant(answer), user(" c </think> d")]
+    pieces = chat_pieces(source, {"bos_token": "<bos>"}, talk, lambda text: False)
+    expected = render(source, talk, {"bos_token": "<bos>"})
+    assert "".join(text for text, _ in pieces) == expected
+    assert [text for text, own in pieces if not own and text != answer] == ["a b", "c </think> d"]
+
+
 def test_white_space_that_a_template_keeps_is_kept():
-    pieces = chat_pieces(CHATML, {}, [user("  two\n"), assistant(""), user(" ")])
+    pieces = chat_pieces(CHATML, {}, [user("  two\n"), assistant(""), user(" ")], lambda text: False)
     text = "".join(text for text, _ in pieces)
     assert (
         "user\n  two\n<|im_end|>" in text and "assistant\n<|im_end|>" in text and "user\n <|im_end|>" in text

@@ -1,6 +1,6 @@
 """The home of generation: one prefill, then one token a turn under lax.while_loop until every row has ended.
 
-The paper samples at temperature 1 with no truncation (paper.md 5.2, 12 row 9); top-k and top-p are for evaluation.
+The paper samples at temperature 1 with no truncation; top-k and top-p are for evaluation.
 Each row has its own random key, so what it samples does not depend on the batch around it.
 """
 
@@ -67,7 +67,7 @@ def generate(
 ):
     """Samples a response to every prompt: (response_BR i32, response_mask_BR bool), R = sampling.max_new_tokens.
 
-    `eos_id` is an id, or an array of the ids that end a response. The mask is True up to and including it; after it the response
+    `eos_id` is an id, or the ids that end a response. The mask is True up to and including it; after it the response
     holds `pad_id`. The batch is taken in `chunks`, one after another: their caches are never alive together, and the tokens are the
     same. InputError where P + R is longer than the model's context, or where the batch does not divide.
     """

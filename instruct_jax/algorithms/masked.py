@@ -1,6 +1,6 @@
 """The home of sums and means that see only real tokens, and of whitening.
 
-Variances are biased and epsilon is 1e-8, as in the paper's predecessors (paper.md 12 rows 32-34).
+Variances are biased and epsilon is 1e-8, as in the paper's predecessors.
 """
 
 import jax
@@ -27,7 +27,7 @@ def masked_var(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def whiten(x: jax.Array, mask: jax.Array, shift_mean: bool = True) -> jax.Array:
-    """x with unit variance, and mean 0 unless shift_mean is False; masked entries come back 0 (paper.md 12 row 34)."""
+    """x with unit variance, and mean 0 unless shift_mean is False; masked entries come back 0."""
     mean = masked_mean(x, mask)
     whitened = (x - mean) * jax.lax.rsqrt(masked_var(x, mask) + WHITEN_EPS)
     return jnp.where(mask, whitened if shift_mean else whitened + mean, 0.0)

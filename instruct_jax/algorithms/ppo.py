@@ -1,8 +1,8 @@
 """Home of PPO-ptx: shaped rewards, GAE, clipped losses, the policy's gradient (paper Eq. 2, App. C.4).
 
 Differs from the paper where it is silent: lambda, value clipping, whitening and the missing-EOS score are
-inherited from its predecessors (paper.md 12, rows 12 and 30-36), and both PPO's and the pretraining loss are
-means per token over the minibatch, which is what the coefficient 27.8 is relative to.
+inherited from its predecessors (docs/decisions.md, 24), and both PPO's and the pretraining loss are means
+per token over the minibatch, which is what the coefficient 27.8 is relative to.
 """
 
 import math
@@ -48,7 +48,7 @@ class PPOConfig:
 
 
 def apply_missing_eos(scores_B, has_eos_B, value):
-    """Give a response that never ended the score `value`; None changes nothing (paper.md 12, row 12)."""
+    """Give a response that never ended the score `value`; None changes nothing."""
     return scores_B if value is None else jnp.where(has_eos_B, scores_B, value)
 
 
@@ -63,7 +63,7 @@ def shape_rewards(scores_B, logprobs_BR, ref_logprobs_BR, mask_BR, kl_coef):
 
 
 def adaptive_kl(kl_coef, kl, n, target, horizon):
-    """Nudge kl_coef towards a target KL, by at most 20 % of n / horizon (paper.md 12, row 29)."""
+    """Nudge kl_coef towards a target KL, by at most 20 % of n / horizon."""
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
     return kl_coef * (1.0 + error * n / horizon)
 
@@ -71,8 +71,7 @@ def adaptive_kl(kl_coef, kl, n, target, horizon):
 def gae(rewards_BR, values_BR, mask_BR, gamma, lam):
     """Generalised advantage estimation backwards over the tokens; nothing follows a row's last token.
 
-    Returns (advantages_BR, returns_BR), 0 outside the mask; returns are advantages before whitening + values
-    (paper.md 12, rows 30-31).
+    Returns (advantages_BR, returns_BR), 0 outside the mask; returns are advantages before whitening + values.
     """
     rewards_BR, values_BR = jnp.where(mask_BR, rewards_BR, 0.0), jnp.where(mask_BR, values_BR, 0.0)
 
@@ -89,7 +88,7 @@ def gae(rewards_BR, values_BR, mask_BR, gamma, lam):
 
 
 def policy_loss(logprobs_BR, old_logprobs_BR, advantages_BR, mask_BR, clip, count=None):
-    """PPO's clipped loss per token, [B, R] and 0 outside the mask, with metrics (paper.md 12, row 35).
+    """PPO's clipped loss per token, [B, R] and 0 outside the mask, with metrics.
 
     Metrics are means over the mask's tokens, or shares of the means over `count` tokens of which these are a part.
     """
@@ -113,7 +112,7 @@ def policy_loss(logprobs_BR, old_logprobs_BR, advantages_BR, mask_BR, clip, coun
 def value_loss(values_BR, old_values_BR, returns_BR, mask_BR, clip, count=None):
     """Half squared error per token, the worse of plain and clipped around the old value; clip None is plain.
 
-    Unreduced [B, R] and 0 outside the mask, with metrics (paper.md 12, rows 36 and 55) as policy_loss's.
+    Unreduced [B, R] and 0 outside the mask, with metrics as policy_loss's.
     """
     values_BR, old_values_BR, returns_BR = (
         jnp.where(mask_BR, x_BR, 0.0) for x_BR in (values_BR, old_values_BR, returns_BR)

@@ -13,7 +13,7 @@ from instruct_jax.errors import InputError
 
 
 def last_scores(values_BT, mask_BT):
-    """Each row's score [B] at its last real token; a row without tokens scores 0 (paper.md 12, row 15)."""
+    """Each row's score [B] at its last real token; a row without tokens scores 0."""
     last_B = last_true_index(mask_BT)
     scores_B = jnp.take_along_axis(values_BT, last_B[:, None], axis=1)[:, 0]
     return jnp.where(mask_BT.any(axis=1), scores_B, 0.0)

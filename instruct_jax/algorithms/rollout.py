@@ -1,8 +1,7 @@
 """Home of a PPO iteration's first half: from prompts to a scored Rollout, and its split into minibatches.
 
 Differs from the paper only where it is silent: log-probs are recomputed by the loss's own function at the
-minibatch's own shape rather than kept from sampling, and advantages are computed once per iteration (paper.md
-12, rows 39 and 49).
+minibatch's own shape rather than kept from sampling, and advantages are computed once per iteration.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +87,7 @@ def score_responses(
     eos_id,
     pieces=1,
 ):
-    """Turn responses (mask True up to and including EOS) into a Rollout -> (Rollout, metrics) (App. C.4).
+    """Turn responses (mask True up to and including EOS) into a Rollout -> (Rollout, metrics) (App. C.4); `eos_id` as for `respond`.
 
     The forwards run over `pieces` of B / pieces rows, the shape that the losses will use: so the first ratio is
     exactly 1 on one device, and memory is a piece's. Metrics of the objective: KL and
@@ -96,18 +95,22 @@ def score_responses(
     missing-EOS rule). Raises InputError where B does not divide.
     """
     responses = _Responses(prompts.tokens_BP, prompts.mask_BP, response_BR, response_mask_BR)
+    stops_S = jnp.atleast_1d(jnp.asarray(eos_id))
 
     def forwards(piece):
         logprobs_BR, _ = response_logprobs(policy_model, params.policy, piece, ppo.temperature)
         ref_logprobs_BR, _ = response_logprobs(policy_model, params.reference, piece, ppo.temperature)
-        tokens_BT, segments_BT = join_response(piece)
+        # A reward model is trained on responses that end with the first of the stop ids.
+        ended_BR = piece.response_mask_BR & jnp.isin(piece.response_BR, stops_S)
+        judged = piece._replace(response_BR=jnp.where(ended_BR, stops_S[0], piece.response_BR))
+        tokens_BT, segments_BT = join_response(judged)
         scores_BT = scalar_model.apply({"params": params.reward}, tokens_BT, segments_BT)
         values_BR = response_values(scalar_model, params.value, piece)
         return logprobs_BR, ref_logprobs_BR, last_scores(scores_BT, segments_BT > 0), values_BR
 
     scored = jax.lax.map(forwards, split(responses, pieces, "episodes"))
     logprobs_BR, ref_logprobs_BR, scores_B, values_BR = join(scored)
-    has_eos_B = (response_mask_BR & (response_BR == eos_id)).any(axis=1)
+    has_eos_B = (response_mask_BR & jnp.isin(response_BR, stops_S)).any(axis=1)
     scores_B = apply_missing_eos(scores_B, has_eos_B, ppo.missing_eos_score)
     rewards_BR, kl_BR = shape_rewards(scores_B, logprobs_BR, ref_logprobs_BR, response_mask_BR, kl_coef)
     metrics = {

@@ -1,4 +1,4 @@
-"""The home of the language-modelling loss: pretraining, supervised fine-tuning (paper.md 3) and PPO's ptx term.
+"""The home of the language-modelling loss: pretraining, supervised fine-tuning (App. C.1), and PPO's ptx term.
 
 The paper does not say whether prompt tokens count; here the batch's loss mask decides, so all three are one function.
 """
@@ -15,7 +15,7 @@ def lm_loss(
     """Negative log-probability of every next token, unreduced: (nll_BX f32, mask_BX bool, metrics), X = T - 1.
 
     Reduce over all valid tokens of the global batch, `count` of them where this is a piece of it: metrics then are its share.
-    With `dropout_key` the model's dropout is on (paper.md 3).
+    With `dropout_key` the model's dropout is on (App. C.1).
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     logprobs_BX, entropy_BX = model.apply(

@@ -124,7 +124,7 @@ def paired_difference(a_scores, b_scores, clusters=None, samples=2000, seed=0) -
 
 
 def win_rate(a_scores, b_scores, clusters=None, tie=0.5, eps=0.0, samples=2000, seed=0) -> WinRate:
-    """Fraction of items [n] on which a scores above b, intervals clustered (paper.md 7.1 and 13).
+    """Fraction of items [n] on which a scores above b, intervals clustered by prompt.
 
     |a - b| <= eps is a tie and counts `tie` of a win; the untied rate is nan with n 0 where everything is
     tied. Raises InputError where the lengths differ or nothing is given.

@@ -95,7 +95,7 @@ def scalar_values(hidden_BTD: jax.Array, head: dict) -> jax.Array:
 
 
 def init_head(key: jax.Array, width: int) -> dict:
-    """The scalar head's parameters: N(0, 1/sqrt(width + 1)) and bias 0 (paper.md 12 row 14)."""
+    """The scalar head's parameters: N(0, 1/sqrt(width + 1)) and bias 0."""
     return {"kernel": jax.random.normal(key, (width,)) * (width + 1) ** -0.5, "bias": jnp.zeros(())}
 
 

@@ -106,7 +106,7 @@ class PolicyModel(Backbone):
     ):
         """(logprobs, entropy), f32[B, T - start], of tokens_BT[:, start:], each predicted from the token before.
 
-        Logits are divided by `temperature` (paper.md 12 row 21). The head runs on those positions only.
+        Logits are divided by `temperature`. The head runs on those positions only.
         """
         hidden_BTD = self.hidden(tokens_BT, segments_BT, deterministic=deterministic)
         if self.config.logit_softcap is None:

@@ -1,6 +1,6 @@
-"""The home of the model's shape: one set of switches for every family, GPT-3's table (paper.md 2) and small sizes for a laptop.
+"""The home of the model's shape: one set of switches for every family, GPT-3's table and small sizes for a laptop.
 
-The paper trains 1.3B, 6B and 175B; `tiny`, `lab_s` and `lab` are ours, for tests and for runs on a CPU. The switches' defaults are
+The paper trains 1.3B, 6B and 175B; `tiny`, `lab` and `lab_reward` are ours, for tests and for runs on a CPU. The switches' defaults are
 GPT-3's; pretrained/families.py says which of them another family throws.
 """
 
@@ -175,8 +175,8 @@ GPT3_VOCAB = 50257
 
 VARIANTS: dict[str, dict] = {
     "tiny": dict(vocab=128, layers=2, width=32, heads=2, context=64, unroll=True),
-    "lab_s": dict(vocab=1024, layers=3, width=96, heads=3, context=256, unroll=True),
     "lab": dict(vocab=1024, layers=4, width=128, heads=4, context=256, unroll=True),
+    "lab_reward": dict(vocab=1024, layers=6, width=192, heads=6, context=256, unroll=True),
     "gpt3_125m": dict(vocab=GPT3_VOCAB, layers=12, width=768, heads=12, context=2048, dtype="bfloat16"),
     "gpt3_350m": dict(vocab=GPT3_VOCAB, layers=24, width=1024, heads=16, context=2048, dtype="bfloat16"),
     "gpt3_1p3b": dict(

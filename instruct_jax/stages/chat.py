@@ -18,7 +18,6 @@ from instruct_jax.errors import InputError
 from instruct_jax.models.cache import init_cache
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.stages import setup
-from instruct_jax.text.templates import chat_pieces
 from instruct_jax.text.tokenizer import Tokenizer
 
 SHORTEST = 32  # tokens of the narrowest bucket
@@ -61,7 +60,7 @@ def ids_of(tokenizer: Tokenizer, template: str, messages: Sequence[dict[str, str
     "chat" is the tokenizer's own template; with another the turns stand one after the other, each on a line of its own.
     """
     if template == "chat":
-        return tokenizer.encode_pieces(chat_pieces(tokenizer.chat_template, tokenizer.named_tokens, messages))
+        return tokenizer.encode_talk(messages)
     around, pieces = setup.template(template, tokenizer), []
     for message in messages:
         said = (message["content"], False)
@@ -137,26 +136,43 @@ def padded(rows: Sequence[list[int]], widest: int, pad: int) -> tuple[np.ndarray
 
 
 class Transcript:
-    """The text of an answer that comes in tokens; characters whose bytes are not all there yet are held back."""
+    """The text of an answer that comes in tokens; characters whose bytes are not all there yet are held back.
+
+    Some tokenizers read a whole run of bytes otherwise once one of them is wrong. What was shown stays then, and what the tokens
+    after it read by themselves follows; `text` is what all of them read together."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._ids, self.text = tokenizer, [], ""
+        self._tokenizer, self._ids = tokenizer, []
+        self._first, self._shown = 0, ""  # what was shown of the tokens from `first` on
+        self._whole = 0  # so many tokens have nothing held back
+
+    @property
+    def text(self) -> str:
+        """What is said so far, half characters included."""
+        return self._tokenizer.decode(self._ids)
 
     def add(self, token: int) -> str:
         """What this token adds to the text that is certain by now."""
         self._ids.append(token)
-        return self._show(self._tokenizer.decode(self._ids).rstrip("\N{REPLACEMENT CHARACTER}"))
+        if self._shown.startswith(self._read(last=False)):  # nothing new, or less: the next bytes may mend it
+            return ""
+        return self._show(last=False)
 
     def end(self) -> str:
         """What is left to show once no token follows."""
-        return self._show(self._tokenizer.decode(self._ids))
+        return self._show(last=True)
 
-    def _show(self, text: str) -> str:
-        if not text.startswith(
-            self.text
-        ):  # a later token may change how an earlier one reads; what was shown stays
-            return ""
-        new, self.text = text[len(self.text) :], text
+    def _read(self, last: bool) -> str:
+        text = self._tokenizer.decode(self._ids[self._first :])
+        return text if last else text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def _show(self, last: bool) -> str:
+        if not self._read(last).startswith(self._shown):
+            self._first, self._shown = self._whole, ""
+        text = self._read(last)
+        new, self._shown = text[len(self._shown) :], text
+        if text == self._read(last=True):
+            self._whole = len(self._ids)
         return new
 
 

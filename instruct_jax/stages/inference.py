@@ -39,13 +39,14 @@ def fitting(prompts: Sequence[str], template: Template, tokenizer: Tokenizer, ma
 
 def make_sampler(model: PolicyModel, sampling: SamplingConfig, tokenizer: Tokenizer, mesh, *, max_prompt: int,
                  batch_size: int) -> Callable:  # fmt: skip
-    """sample(params, prompts, template, key) → [Sampled]; prompts of any number, in batches of one shape.
+    """sample(params, prompts, template, key) → [Sampled]; prompts of any number, in batches of one shape. Any of the tokenizer's
+    stop ids ends a response.
 
     A prompt over `max_prompt` tokens raises InputError: filter before (the paper drops them)."""
 
     @jax.jit
     def respond(params, prompts, key):
-        return generate(model, params, prompts, key, sampling, tokenizer.eos_id, tokenizer.pad_id)
+        return generate(model, params, prompts, key, sampling, tokenizer.stop_ids, tokenizer.pad_id)
 
     def sample(params, prompts: Sequence[str], template: Template, key) -> list[Sampled]:
         ids = tokenizer.encode_prompts(template, prompts)
@@ -96,11 +97,12 @@ def _left_padded(ids: list[list[int]], rows: int, width: int, pad: int) -> Promp
 
 def _sampled(tokens_R, mask_R, tokenizer: Tokenizer, stop: str) -> Sampled:
     ids = tokens_R[: int(mask_R.sum())].tolist()
-    text = tokenizer.decode(ids)
+    finished = bool(ids) and ids[-1] in tokenizer.stop_ids
+    text = tokenizer.decode(ids[:-1] if finished else ids)
     if stop and stop in text:
         text = text.partition(stop)[0]
         return Sampled(text, True, [*tokenizer.encode_batch([text])[0], tokenizer.eos_id])
-    return Sampled(text, bool(ids) and ids[-1] == tokenizer.eos_id, ids)
+    return Sampled(text, finished, ids)
 
 
 def make_logprobs(

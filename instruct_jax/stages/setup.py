@@ -287,13 +287,13 @@ def pieces(batch_size: int, microbatch_size: int | None, length: int, mesh) -> i
     """Into how many pieces a batch of rows of `length` tokens is cut; InputError where sizes do not divide over each other or the mesh."""
     check_tokens(length, mesh)
     if microbatch_size is None:
-        check_divides(batch_size, mesh)
+        check_divides(batch_size, mesh, "config.data.batch_size")
         return 1
     if microbatch_size < 1 or batch_size % microbatch_size:
         raise InputError(
             f"train.microbatch_size is {microbatch_size}: it must divide the batch of {batch_size}"
         )
-    check_divides(microbatch_size, mesh)
+    check_divides(microbatch_size, mesh, "config.train.microbatch_size")
     return batch_size // microbatch_size
 
 

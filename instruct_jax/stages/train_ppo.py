@@ -100,9 +100,9 @@ class TrainSettings:
         """InputError unless everything that is taken at once, episodes of `length` tokens among it, divides over the mesh."""
         check_tokens(length, mesh)
         check_tokens(self.ptx_length, mesh)
-        for size in (self.minibatch_size, self.microbatch_size, self.rollout_size, self.ptx_microbatch_size):
-            if size is not None:
-                check_divides(size, mesh)
+        for name in ("minibatch_size", "microbatch_size", "rollout_size", "ptx_microbatch_size"):
+            if getattr(self, name) is not None:
+                check_divides(getattr(self, name), mesh, f"config.train.{name}")
 
     @property
     def ptx_rows(self) -> int:
@@ -169,11 +169,11 @@ class Pieces(NamedTuple):
     scalar: ScalarModel
     policy_tx: object
     value_tx: object
-    schedule: object
+    schedules: dict  # of the learning rates, by the names that they are logged under
     sampling: SamplingConfig
     ppo: PPOConfig
     train: TrainSettings
-    eos_id: int
+    eos_id: int | tuple[int, ...]
     pad_id: int
 
 
@@ -223,6 +223,7 @@ def make_update(p: Pieces):
         ]
         minibatches = jax.tree.map(lambda *x: jnp.concatenate(x), *epochs)
         steps = train.minibatches * train.inner_epochs
+        rates = {name: schedule(state.policy.step) for name, schedule in p.schedules.items()}
         if pretraining is not None:
             # Step i takes rows i, i + steps, ...: a batch sharded by rows stays so.
             pretraining = jax.tree.map(
@@ -233,13 +234,13 @@ def make_update(p: Pieces):
         )
         del metrics["objective/kl"]
         first = {f"{k}_first": metrics[k][0] for k in ("ppo/ratio_max", "ppo/clip_fraction")}
-        return state, {**jax.tree.map(lambda x: x.mean(0), metrics), **first}
+        return state, {**jax.tree.map(lambda x: x.mean(0), metrics), **first, **rates}
 
     return update
 
 
 def adapt_kl(state: PPOState, kl, p: Pieces) -> PPOState:
-    """Moves the KL coefficient where a target is set (paper.md 12 row 29); InstructGPT's is fixed."""
+    """Moves the KL coefficient where a target is set; InstructGPT's is fixed."""
     if p.ppo.adaptive_kl_target is None:
         return state
     coef = algorithm.adaptive_kl(
@@ -275,12 +276,10 @@ def make_iteration(p: Pieces, reference, reward, mesh, abstract_state):
     return iteration, {"rollout": rollout_fn, "scoring": scoring_fn, "update": update_fn}
 
 
-def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad_id: int) -> Pieces:
+def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id, pad_id: int) -> Pieces:
     """The fixed pieces of a run from its config; reads no data. InputError names the field that is wrong."""
     text, train = section(config, "text", setup.TextSettings), section(config, "train", TrainSettings)
-    policy_optimizer, value_optimizer = (
-        section(config, n, OptimizerConfig) for n in ("policy_optimizer", "value_optimizer")
-    )
+    optimizers = {n: section(config, f"{n}_optimizer", OptimizerConfig) for n in ("policy", "value")}
     steps = train.minibatches * train.inner_epochs
     ppo = section(config, "ppo", PPOConfig)
     policy, scalar = (
@@ -290,9 +289,9 @@ def build(config: ml_collections.ConfigDict, vocab: int | None, eos_id: int, pad
     return Pieces(
         policy=PolicyModel(policy),
         scalar=ScalarModel(scalar),
-        policy_tx=make_optimizer(policy_optimizer, train.iterations, steps, policy.frozen),
-        value_tx=make_optimizer(value_optimizer, train.iterations, steps, scalar.frozen),
-        schedule=make_schedule(policy_optimizer, train.iterations, steps),
+        policy_tx=make_optimizer(optimizers["policy"], train.iterations, steps, policy.frozen),
+        value_tx=make_optimizer(optimizers["value"], train.iterations, steps, scalar.frozen),
+        schedules={f"ppo/{n}_learning_rate": make_schedule(of, train.iterations, steps) for n, of in optimizers.items()},
         sampling=SamplingConfig(max_new_tokens=text.max_response, temperature=ppo.temperature),
         ppo=ppo, train=train, eos_id=eos_id, pad_id=pad_id,
     )  # fmt: skip
@@ -350,7 +349,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     text = section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     tokenizer = setup.load_tokenizer(text)
-    p = build(config, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id)
+    p = build(config, tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad_id)
     p.train.check_mesh(text.length, mesh)
     setup.row_length(text, p.policy.config)
     prompts = pipeline.prompts(
@@ -393,7 +392,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         step = functools.partial(iteration, launched=watch.timeline.launched)
         fit(
             step, state, batch_at, total_steps=p.train.iterations, key=jax.random.key(config.seed), workdir=workdir,
-            log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
+            show=("objective/score", "objective/kl"), log_every=p.train.log_every, save_every=p.train.save_every, keep=p.train.keep,
             saving=setup.saving(config), meta=setup.meta("ppo", config, p.policy.config, p.train.subtree) | {"anchors": anchors},
             name=config.name, wandb=wandb_project(config), guard_config=p.train.guard, watch=watch,
         )  # fmt: skip

@@ -7,14 +7,15 @@ the checkpoint's own template, Jinja source that is rendered in a process of its
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_jax.errors import InputError
 
 _SECONDS = 10  # a template that takes longer loops for ever
-_MARK = "message-{}-7f3a9c5e-of-this-talk"
+_SIGN = "7f3a9c5e-of-this-talk"
+_MARK = f"message-{{}}-{_SIGN}"
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,32 @@ def chat_template(source: str | None, named_tokens: dict[str, str]) -> Template:
 
 
 def chat_pieces(
-    source: str | None, named_tokens: dict[str, str], messages: Sequence[dict[str, str]]
+    source: str | None,
+    named_tokens: dict[str, str],
+    messages: Sequence[dict[str, str]],
+    has_specials: Callable[[str], bool],
 ) -> list[tuple[str, bool]]:
     """A whole talk ({"role", "content"} messages, the user's last) up to where the answer begins, rendered by the chat
-    template, as pieces (text, whether it is the template's own and not a message's). InputError as for `chat_template`."""
-    marked = []
+    template, as pieces (text, whether its special tokens count).
+
+    They do not in what the user wrote, nor in another message that `has_specials`: for these a mark is rendered. The other
+    messages the template may look into, as some do for an answer's reasoning. InputError as for `chat_template`."""
+    marked, given = [], []
     for i, message in enumerate(messages):
-        content = message["content"]
+        content, mark = message["content"], _MARK.format(i)
         inner = content.strip()
+        own = message["role"] != "user" and not has_specials(content) and _SIGN not in content
+        if own or not inner:
+            given.append(message)
+            continue
         # White space stays around the mark, so that the template trims it as it would around the message.
-        marked.append(
-            {**message, "content": content.replace(inner, _MARK.format(i), 1) if inner else content}
-        )
-    text, pieces = _render(source, named_tokens, marked), []
-    for i, message in enumerate(messages):
-        before, mark, after = text.partition(_MARK.format(i))
-        if mark:  # a template may leave an earlier message out
-            pieces += [(before, True), (message["content"].strip(), False)]
+        given.append({**message, "content": content.replace(inner, mark, 1)})
+        marked.append((mark, inner))
+    text, pieces = _render(source, named_tokens, given), []
+    for mark, inner in marked:
+        before, found, after = text.partition(mark)
+        if found:  # a template may leave an earlier message out
+            pieces += [(before, True), (inner, False)]
             text = after
     return [*pieces, (text, True)]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import sentencepiece
 
 from instruct_jax.errors import InputError
-from instruct_jax.text.templates import Template
+from instruct_jax.text.templates import Template, chat_pieces
 
 _MAX_LINES = 1_000_000
 
@@ -93,6 +93,13 @@ class Tokenizer:
             whole = list(itertools.chain.from_iterable(parts))
         return self._begun(whole)
 
+    def encode_talk(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of a talk ({"role", "content"}, the user's message last), rendered by the checkpoint's own template up to where the
+        answer begins; special tokens that a message spells stay text. InputError as for `chat_pieces`."""
+        return self.encode_pieces(
+            chat_pieces(self.chat_template, self.named_tokens, messages, self._has_specials)
+        )
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids up to the first EOS; special tokens are dropped. Characters whose bytes lie in several tokens need
         them all in one call."""
@@ -102,6 +109,9 @@ class Tokenizer:
 
     def _specials_in(self, ids: list[int]) -> int:
         return sum(map(self._signs.__contains__, ids))
+
+    def _has_specials(self, text: str) -> bool:
+        return self.engine.names_unknown(text) or self._specials_in(self.engine.encode([text], True)[0]) > 0
 
     def _begun(self, ids: list[int]) -> list[int]:
         return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]

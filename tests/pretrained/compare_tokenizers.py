@@ -14,7 +14,7 @@ from varied_strings import varied_strings
 
 from instruct_jax.text.gguf import gguf_tokenizer
 from instruct_jax.text.loading import load_tokenizer
-from instruct_jax.text.templates import Template, chat_pieces
+from instruct_jax.text.templates import Template
 
 
 def read_metadata(path: Path) -> dict:
@@ -58,10 +58,13 @@ def compare_chat(name: str, ours, reference) -> bool:
     """Whether a talk renders to the ids that apply_chat_template gives."""
     if not ours.chat_template:
         return True
-    talk = [{"role": "user", "content": " Hello there! "}, {"role": "assistant", "content": "Hi.\n"}]
+    talk = [
+        {"role": "user", "content": " Hello there! "},
+        {"role": "assistant", "content": "<think>\nA greeting.\n</think>\n\nHi.\n"},
+    ]
     same = True
     for messages in (talk[:1], [*talk, {"role": "user", "content": "1 + 1?"}]):
-        mine = ours.encode_pieces(chat_pieces(ours.chat_template, ours.named_tokens, messages))
+        mine = ours.encode_talk(messages)
         theirs = reference.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         same &= mine == theirs
         print(f"{name}: talk of {len(messages)}: {'equal' if mine == theirs else 'DIFFERS'}")
