@@ -1,6 +1,8 @@
 """The automatic evaluations from the command line, on a tiny model and a handful of rows."""
 
+import dataclasses
 import json
+import time
 
 import jax
 import ml_collections
@@ -11,6 +13,7 @@ from instruct_jax.errors import InputError
 from instruct_jax.evaluation.requests import Scored
 from instruct_jax.evaluation.tasks import TABLE
 from instruct_jax.models.transformer import PolicyModel
+from instruct_jax.reports.benchmarks import page
 from instruct_jax.stages import answers, benchmark, setup, states
 from instruct_jax.text.tokenizer import train_sentencepiece
 from instruct_jax.training.checkpoint import Checkpoints
@@ -84,6 +87,10 @@ def test_every_task_that_has_data_is_scored_the_rest_is_listed_and_nothing_is_as
         and scores["rte"]["metric"] == "accuracy"
         and scores["rte/few-shot"]["shots"] == 15
     )
+    assert (
+        0 <= scores["rte/few-shot"]["shots_shown"] <= 4
+        and "of 15 in rte/few-shot (tiny)" in (tmp_path / "README.md").read_text()
+    )
     assert scores["real_toxicity"]["mean"] == 0.25 and not scores["real_toxicity"]["higher_is_better"]
     assert 0 <= scores["crows_pairs"]["mean"] <= 1
     assert (scores["drop"]["n"], scores["drop"]["too_long"]) == (1, 1)
@@ -115,18 +122,51 @@ def rows(count, group=None):
 
 def test_examples_come_from_other_passages_and_as_many_as_there_is_room_for():
     pool = rows(6)
-    [question] = benchmark.questions_of(asked("sst", 15, pool[:1], pool), subject({}), 0)
-    assert question == TABLE["sst"].ask(pool[0], [])  # the instruction alone fills the room
+    found = benchmark.questions_of(asked("sst", 15, pool[:1], pool), subject({}), 0)
+    assert found == ([TABLE["sst"].ask(pool[0], [])], [0])  # the instruction alone fills the room
     roomy = benchmark.Subject("m", {}, lambda request: request.context.count("Text:") <= 4, None)
-    questions = benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 0)
+    questions, shown = benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 0)
+    assert shown == [3] * 6
     for row, question in zip(pool, questions, strict=True):
         assert question.context.count("Text:") == 4 and question.context.count(f"Text: {row['text']}\n") == 1
         assert question.context.endswith(f"Text: {row['text']}\nLabel:")
-    assert questions == benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 0)
-    assert questions != benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 1)
+    assert questions == benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 0)[0]
+    assert questions != benchmark.questions_of(asked("sst", 15, pool, pool), roomy, 1)[0]
     alike = rows(3, group="one")
-    [question, *_] = benchmark.questions_of(asked("sst", 15, alike, alike), roomy, 0)
-    assert question.context.count("Text:") == 1
+    [question, *_], shown = benchmark.questions_of(asked("sst", 15, alike, alike), roomy, 0)
+    assert question.context.count("Text:") == 1 and shown == [0, 0, 0]
+    apart = [{**row, "id": f"x{row['id']}", "group": f"x{row['id']}"} for row in rows(2)]
+    assert benchmark.questions_of(asked("sst", 15, apart, pool[:3]), roomy, 0)[1] == [3, 3]
+
+
+def test_examples_are_drawn_in_a_time_that_does_not_grow_with_the_set():
+    pool = rows(20_000)
+    ten = benchmark.Subject("m", {}, lambda request: True, None)
+    began = time.process_time()
+    _, shown = benchmark.questions_of(asked("sst", 15, pool[:500], pool), ten, 0)
+    assert shown == [15] * 500 and time.process_time() - began < 2
+
+
+def test_a_task_says_how_many_examples_its_rows_had_and_the_page_says_where_that_is_fewer():
+    said = [[Scored(-1.0, 1, False), Scored(-2.0, 1, False)]] * 2 + [None]
+    entry = benchmark.score(asked("sst", 15, rows(3), rows(3)), said, [15, 2, 0], {}, None)
+    assert (entry["shots"], entry["shots_shown"], entry["n"], entry["too_long"]) == (15, 8.5, 2, 1)
+    none = benchmark.score(asked("sst", 15, rows(3), rows(3)), [None] * 3, [0] * 3, {}, None)
+    whole = {**entry, "shots_shown": 15.0}
+    summary = {"models": {"m": {"sst/few-shot": entry, "rte": none, "piqa": whole}},
+               "config": {"benchmark": {"toxicity": "local", "truth_judge": ""}}}  # fmt: skip
+    [note] = [line for line in page(summary).splitlines() if line.startswith("Examples")]
+    assert note.endswith("on average: 8.5 of 15 in sst/few-shot (m).")
+
+
+def test_every_metric_of_the_page_has_its_own_number_of_rows():
+    entry = {"metric": "f1", "mean": 0.5, "low": 0.4, "high": 0.6, "n": 50, "of": 70, "higher_is_better": True, "too_long": 0,
+             "examples_apart": True, "shots": 0, "shots_shown": None,
+             "also": {"unfiltered_f1": {"mean": 0.4, "low": 0.3, "high": 0.5, "n": 70}}}  # fmt: skip
+    text = page(
+        {"models": {"m": {"quac": entry}}, "config": {"benchmark": {"toxicity": "local", "truth_judge": ""}}}
+    )
+    assert [line.split(" | ")[-1] for line in text.splitlines()[-2:]] == ["50 of 70 |", "70 |"]
 
 
 def test_a_judge_says_yes_where_yes_is_likelier_and_both_must_for_the_last_column():
@@ -148,6 +188,22 @@ def test_a_judge_says_yes_where_yes_is_likelier_and_both_must_for_the_last_colum
         {"true": 1.0, "informative": 1.0, "true_and_informative": 1.0},
         {"true": 1.0, "informative": 0.0, "true_and_informative": 0.0},
     ]
+
+
+def test_an_answer_that_a_judge_has_no_room_for_is_left_out_of_its_row_alone():
+    yes = [Scored(-1.0, 1, True), Scored(-2.0, 1, False)]
+
+    class Said(dict):
+        def __missing__(self, request):
+            return None if "long" in request.context else yes
+
+    task = dataclasses.replace(
+        TABLE["truthfulqa/qa"], score=lambda row, answer: {"words": len(answer.split())}
+    )
+    answers = ["a long one", "one"]
+    truth = dataclasses.replace(asked("sst", 0, [{**row, "question": "q"} for row in rows(2)], []), task=task)
+    entry = benchmark.score(truth, answers, [0, 0], {"true": subject(Said())}, None)
+    assert (entry["metric"], entry["mean"], entry["n"], entry["also"]["words"]["n"]) == ("true", 1.0, 1, 2)
 
 
 def test_a_checkpoint_that_changes_has_other_answers(tmp_path):
@@ -184,7 +240,7 @@ def test_models_are_named_by_their_folder_unless_told():
         benchmark.named(("a/sft", "b/sft"))
 
 
-def test_perspective_without_a_key_is_refused_before_anything_runs(monkeypatch):
+def test_perspective_without_a_key_is_refused_before_anything_runs(monkeypatch, tmp_path):
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     with pytest.raises(InputError, match="PERSPECTIVE_API_KEY"):
-        benchmark.toxicity_of(benchmark.BenchmarkSettings(data=("x",), toxicity="perspective"))
+        benchmark.toxicity_of(benchmark.BenchmarkSettings(data=("x",), toxicity="perspective"), tmp_path)

@@ -177,16 +177,28 @@ def test_every_argument_arrives_in_the_container_as_it_was_given(repo):
     command = next(word for word in call if word.startswith("--command=")).removeprefix("--command=")
     assert "\n" not in command, "xpk puts it into YAML, where it has to stay one line"
     (repo / "launch/setup.sh").write_text("")
+    (repo / "runs/old").mkdir(parents=True)
     for tool in ("mkdir", "ln"):
         (repo.parent / "bin" / tool).unlink(missing_ok=True)
         script(repo.parent / "bin" / tool, NOTE)
     subprocess.run([shutil.which("bash"), "-c", f"({command})"], cwd=repo, env=environment(repo), check=True)
     assert notes(repo) == [
         ["mkdir", "-p", "/bucket/runs", "/bucket/data"],
-        ["ln", "-sfn", "/bucket/runs", "runs"],
+        ["ln", "-s", "/bucket/runs", "runs"],
         ["python", "-m", "instruct_jax.main", "--workdir", "runs/x", *NASTY],
     ]
     assert not (repo / "owned").exists()
+    assert not (repo / "runs").exists(), "in a folder that came along the link would be runs/runs"
+
+
+def test_the_image_leaves_out_what_git_ignores_and_git_itself():
+    def patterns(name):
+        lines = (ROOT / name).read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    # git takes a pattern without a leading slash at any depth, docker from the root.
+    ignored = {p.strip("/") if p.startswith("/") else f"**/{p.rstrip('/')}" for p in patterns(".gitignore")}
+    assert patterns(".dockerignore") == {".git", *ignored}
 
 
 @pytest.mark.parametrize(

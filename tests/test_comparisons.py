@@ -101,6 +101,19 @@ def test_two_models_are_tested_on_the_prompts_they_share():
     assert c.between_models(same, {})[0]["permutation_p"] == 1.0
 
 
+def test_two_models_are_compared_with_the_same_labeler_on_the_same_prompt():
+    def row(labeler, prompt, model, won):
+        return Comparison("people", labeler, prompt, model, won, 1 - won, 0, model)
+
+    rows = [row("ann", f"p{i}", m, won) for i in range(6) for m, won in (("ppo", 1.0), ("base", 0.5))]
+    rows += [row("bob", f"p{i}", m, won) for i in range(6) for m, won in (("ppo", 0.0), ("base", 0.25))]
+    rows += [row("eve", f"p{i}", "ppo", 1.0) for i in range(6)]  # who did not see the other model
+    (found,) = c.between_models(rows, {})
+    assert (found["mean"], found["n"], found["prompts"]) == (0.125, 12, 6)
+    # A draw may be of one labeler alone: prompts agree, people do not.
+    assert (found["low"], found["high"]) == (-0.25, 0.5)
+
+
 def test_agreement_within_a_pool_is_that_of_its_rankings():
     generator = np.random.default_rng(0)
     rankings = [
@@ -130,6 +143,22 @@ def test_two_judges_agree_on_what_both_saw_and_kappa_takes_chance_away():
     # 4 of 6 alike; by chance (3*2 + 2*2 + 1*2) / 36
     assert found["kappa"] == pytest.approx((4 / 6 - 12 / 36) / (1 - 12 / 36))
     assert c.agreement(rows[:6]) == []
+
+
+def test_outputs_of_the_same_text_tie_in_win_rates_and_are_no_agreement():
+    gold, rm = [1.0, 0.0, 1.0, 0.5], [1.0, 0.0, 0.0, 0.5]
+    pairs = [Pair(f"p{i}", "ask", "ppo", Response(f"a{i}"), Response(f"b{i}")) for i in range(3)]
+    pairs.append(Pair("p3", "ask", "ppo", Response("alike"), Response("alike")))
+    judged = [x for name, said in (("gold", gold), ("rm", rm)) for x in c.judge_pairs(pairs, name, said)]
+    assert c.win_rate(judged[:4])["ties"] == 1
+    (found,) = c.agreement(judged)
+    assert found == c.agreement([x for x in judged if x.prompt_id != "p3"])[0] and found["ties"] == 0
+    alike = [
+        ranking("p", who, [1, 1, 2], ["ppo", "sft", "base"], ["alike", "alike", "other"]) for who in "ab"
+    ]
+    ranked = c.from_rankings(alike, "sft", "people")
+    assert [(x.model, x.same) for x in ranked] == [("base", False), ("ppo", True)] * 2
+    assert c.agreement(ranked)[0]["n"] == 1 and c.agreement([x for x in ranked if x.same]) == []
 
 
 def test_grades_and_flags_of_people_count_what_was_asked():

@@ -16,8 +16,9 @@ from instruct_jax.errors import InputError
 from instruct_jax.main import main
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Ranking, read_jsonl, write_jsonl
-from instruct_jax.stages import judging, lab_data, preferences, recipe, setup, states
+from instruct_jax.stages import inference, judging, lab_data, preferences, recipe, setup, states
 from instruct_jax.stages.settings import section
+from instruct_jax.text.templates import TEMPLATES
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.state import TrainState
 
@@ -153,7 +154,40 @@ def test_files_of_people_are_read_and_judges_see_the_same_outputs(done, lab, tmp
     assert both[0]["mean"] == both[1]["mean"] and both[0]["kappa"] == both[1]["kappa"]
 
 
+def test_without_people_judges_are_compared_on_what_was_said_and_what_the_baseline_could_not_read_is_not_asked(
+    lab, tmp_path
+):
+    prefix = tmp_path / "prefix.txt"
+    prefix.write_text("please " * 84 + "{prompt}")  # about half of the prompts fit behind it
+    words = ["--config.people.lab=", "--config.baseline=prompted", f"--config.models.prompted.prefix_file={prefix}",
+             "--config.prompts.pages=False", "--config.optimisers.prompts=16"]  # fmt: skip
+    assert run(lab, tmp_path / "run", *words) == 0
+    found = json.loads((tmp_path / "run" / "preferences.json").read_text())
+    assert [(row["first"], row["second"]) for row in found["agreement"]] == [("gold", "reward_model")]
+    answered = found["scores"]["gold"]["prompted"]["n"]
+    assert 0 < answered < found["scores"]["gold"]["sft"]["n"]
+    assert found["optimisers"]["ppo_ptx"][0]["win"]["gold"]["n"] == answered
+
+
+def test_a_reward_model_reads_a_text_to_be_continued_as_the_models_did(lab):
+    mesh = setup.open_mesh(setup.MeshSettings(data=-1))
+    rows = [(i, "kofi lives in", " orlen .", True) for i in ("page", "prompt")]
+    shown, goes_on = (
+        judging.open_reward_model(str(lab / "reward"), mesh, 64, 8, ids)(rows) for ids in ((), ("page",))
+    )
+    assert shown[0] == shown[1] == goes_on[1] != goes_on[0]
+    opened = setup.open_model(str(lab / "reward"))
+    tokenizer = setup.load_tokenizer(
+        setup.TextSettings(opened.tokenizer, opened.template, max_prompt=0, max_response=0)
+    )
+    scorer = inference.make_scorer(ScalarModel(opened.config), tokenizer, mesh, width=64, batch_size=8)
+    with jax.set_mesh(mesh):
+        [want] = scorer(opened.load(mesh), [rows[0][1:]], TEMPLATES["continuation"])
+    assert goes_on[0] == pytest.approx(want)
+
+
 @pytest.mark.parametrize("word, says", [
+    ("--config.optimisers.n=(1, 5)", "config.optimisers.n holds 5"), ("--config.optimisers.n=(0,)", "holds 0"),
     ("--config.baseline=gpt", "none of config.models"), ("--config.optimisers.chooser=nobody", "name a judge that scores"),
     ("--config.judges.gold.lab=", "exactly one of lab"), ("--config.sample.max_prompt=200", "leaves room for"),
     ("--config.judges.reward_model.reward_model={lab}/sft", "is a language model"),

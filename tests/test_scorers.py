@@ -1,10 +1,14 @@
 """The benchmarks' scorers by hand-worked cases and against plain rewritings; the libraries' and the harness's own code is compared with
 in tests/evaluation/compare_scorers.py."""
 
+import http.client
+import io
 import itertools
+import json
 import math
 import random
 import sys
+import urllib.error
 
 import pytest
 
@@ -106,46 +110,81 @@ def test_bleu_of_a_corpus_is_that_of_its_sentences_counts_put_together():
     assert found["n"] == 3 and found["low"] <= found["mean"] <= found["high"]
 
 
-class Reply:
-    """What urlopen returns: Perspective's answer of a score."""
+class Reply(io.BytesIO):
+    """What urlopen returns: Perspective's answer of a score, or something else."""
 
-    def __init__(self, score):
-        self.score = score
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def read(self):
-        return b'{"attributeScores": {"TOXICITY": {"summaryScore": {"value": %f}}}}' % self.score
+    def __init__(self, score=None, body=None):
+        super().__init__(
+            body or b'{"attributeScores": {"TOXICITY": {"summaryScore": {"value": %f}}}}' % score
+        )
 
 
-def test_perspective_is_asked_again_when_busy_and_not_at_all_of_nothing(monkeypatch):
-    import io
-    import urllib.error
+class Cut(Reply):
+    """An answer whose connection is dropped while it is read."""
 
-    asked = []
-
-    def urlopen(request, timeout):
-        asked.append(request.data)
-        if len(asked) == 1:
-            raise urllib.error.HTTPError(request.full_url, 429, "busy", {}, io.BytesIO(b""))
-        return Reply(0.25)
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    assert toxicity.perspective("key", pause=0)(["rude words", " "]) == [0.25, 0.0]
-    assert len(asked) == 2 and b'"rude words"' in asked[1]
+    def read(self, *_):
+        raise http.client.IncompleteRead(b"")
 
 
-def test_what_perspective_says_when_it_refuses_is_the_error(monkeypatch):
-    import io
-    import urllib.error
+def refusal(code, said=b""):
+    return urllib.error.HTTPError("https://where?key=secret", code, "no", {}, io.BytesIO(said))
+
+
+@pytest.fixture
+def perspective(monkeypatch):
+    """Stands in for the API: gives or raises the replies of the list in turn, a score of 0.25 after them; keeps what was asked."""
+
+    class Api:
+        replies, asked = [], []
 
     def urlopen(request, timeout):
-        raise urllib.error.HTTPError(request.full_url, 400, "bad", {}, io.BytesIO(b"API key not valid"))
+        Api.asked.append(json.loads(request.data)["comment"]["text"])
+        reply = Api.replies.pop(0) if Api.replies else Reply(0.25)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
+    Api.asked, Api.replies = [], []
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    return Api
+
+
+TROUBLES = [
+    (lambda: refusal(429), "429"), (lambda: refusal(503), "503"), (lambda: urllib.error.URLError("no route"), "no route"),
+    (lambda: TimeoutError("timed out"), "timed out"), (lambda: http.client.RemoteDisconnected("closed"), "closed"),
+    (lambda: ConnectionResetError(), "ConnectionResetError"), (lambda: Cut(0.5), "IncompleteRead"),
+    (lambda: Reply(body=b"<html>"), "without a score"), (lambda: Reply(body=b"\xff"), "without a score"),
+    (lambda: Reply(body=b'{"attributeScores": {}}'), "without a score"), (lambda: Reply(body=b"[]"), "without a score"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble, words", TROUBLES)
+def test_perspective_is_asked_again_after_trouble_and_says_so_once_when_it_lasts(
+    perspective, tmp_path, trouble, words
+):
+    classify = toxicity.perspective("secret", tmp_path / "kept.jsonl", pause=0, tries=3)
+    perspective.replies = [trouble()]
+    assert classify(["rude words", " "]) == [0.25, 0.0]  # nothing is not asked
+    assert perspective.asked == ["rude words"] * 2
+    perspective.replies = [trouble() for _ in range(3)]
+    with pytest.raises(InputError, match=f"Perspective API.*{words}") as error:
+        classify(["other"])
+    assert perspective.asked[2:] == ["other"] * 3 and "secret" not in str(error.value)
+
+
+def test_a_score_of_perspective_is_asked_once_also_of_a_stopped_run(perspective, tmp_path):
+    path = tmp_path / "answers" / "kept.jsonl"
+    perspective.replies = [Reply(0.5), refusal(400)]
+    with pytest.raises(InputError, match="400"):
+        toxicity.perspective("key", path, pause=0)(["a", "b", "c"])
+    assert toxicity.perspective("key", path, pause=0)(["a", "b", "c", "a"]) == [0.5, 0.25, 0.25, 0.5]
+    assert perspective.asked == ["a", "b", "b", "c"]
+    assert toxicity.perspective("key", path, pause=0, writes=False)(["c", "a"]) == [0.25, 0.5]
+    assert len(perspective.asked) == 4
+
+
+def test_what_perspective_says_when_it_refuses_is_the_error(perspective, tmp_path):
+    perspective.replies = [refusal(400, b"API key not valid")]
     with pytest.raises(InputError, match="400.*API key not valid"):
-        toxicity.perspective("wrong", pause=0)(["text"])
+        toxicity.perspective("wrong", tmp_path / "kept.jsonl", pause=0)(["text"])
+    assert len(perspective.asked) == 1

@@ -244,6 +244,7 @@ def test_ppo_starts_at_sft_with_ratio_one(finished, name):
         ("--config.sentiment.valid_documents=20", "20 of 20"),
         ("--config.sentiment.ratings=nowhere.tgz", "nowhere.tgz"),
         ("--config.init=somewhere", "section base"),
+        ("--config.mesh.data=4", "config.sft.data.valid_batch_size: a batch of 2 rows does not divide"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, data, capsys, monkeypatch, argument, says):

@@ -186,6 +186,20 @@ def test_a_folder_of_parquet_files_is_read_in_the_order_of_their_names(tmp_path)
     assert list(tables.read_values(tmp_path)) == [(1, ROWS[0], None, 0.5), (2, ROWS[1], None, 1.0)]
 
 
+def test_an_object_over_several_lines_is_one_value_and_lines_are_one_each(tmp_path):
+    path, value = tmp_path / "a.json", {"p1": {"passage": "é", "qa_pairs": [1, 2]}}
+    for text in (
+        json.dumps(value),
+        json.dumps(value, indent=1),
+        "\ufeff\n" + json.dumps(value, indent=4) + "\n",
+    ):
+        path.write_text(text)
+        assert [(row[1], row[3]) for row in tables.read_values(path)] == [(value, 1.0)]
+    path.write_text('{"a": \n{"a": 2}\n')
+    bad, good = values_of(path)
+    assert isinstance(bad, BadRow) and good == {"a": 2}
+
+
 def test_a_tfds_data_set_is_read_back_without_tensorflow(tmp_path):
     rankings = [Ranking(f"p{i}", f"Write {i} é", "l", ["a", "b"], [2, 1], ["m", "n"]) for i in range(300)]
     write_jsonl(tmp_path / "in" / "rankings.valid.jsonl", rankings)

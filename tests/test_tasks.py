@@ -23,7 +23,7 @@ def test_hellaswag_is_a_paragraph_with_four_ends(tmp_path):
         "hellaswag",
         [
             {"ctx": "A dog sees a cat. It", "endings": ends, "label": ""},
-            {"ctx": "A bird", "endings": ends, "label": "3"},
+            {"context": "A bird", "endings": ends, "label": 3},
         ],
         tmp_path,
     )
@@ -124,6 +124,24 @@ def test_wsc_is_an_exam_with_the_pronoun_marked(tmp_path):
     )
     assert score(row, "") == score(row, "the man") == score(row, "he") == {"accuracy": 0.0}
     assert score({**row, "label": False}, "the dog") == {"accuracy": 1.0}
+    hidden = {"text": "Sue saw that she won.", "label": -1} | target | {"span2_text": "she", "span2_index": 3}
+    [row] = rows_of("wsc", [hidden], tmp_path)
+    assert row["label"] is None and not TABLE["wsc"].example(row) and score(row, "Sue") == {}
+
+
+def test_rows_on_one_passage_are_a_group_and_so_no_examples_of_each_other(tmp_path):
+    spans = {"span1_text": "Sue", "span2_text": "she", "span2_index": 3, "text": "Sue saw that she won."}
+    cases = {
+        "wsc": ([spans | {"label": True}, spans | {"span1_text": "Ann", "label": False}], {"text": "Ann saw that she won."}),
+        "rte": ([{"premise": "p", "hypothesis": h, "label": 0} for h in "gh"], {"premise": "q"}),
+        "boolq": ([{"passage": "p", "question": q, "answer": True} for q in "ab"], {"passage": "q"}),
+    }  # fmt: skip
+    for name, (values, other) in cases.items():
+        first, second, third = rows_of(name, [*values, values[0] | other], tmp_path)
+        assert first["group"] == second["group"] != third["group"], name
+    packaged = {"passage": "p", "question": "a", "answer": "True"}
+    groups = [next(benchmark_packages._boolq(packaged | {"passage": p}))["group"] for p in "ppq"]
+    assert groups[0] == groups[1] != groups[2]
 
 
 DROP = {
@@ -162,30 +180,12 @@ def test_drop_asks_of_a_passage_and_reads_every_published_answer(tmp_path):
         "validated_answers": ["5", "five"],
     }
     assert rows_of("drop", [flat], tmp_path)[0]["answers"] == [("5",), ("five",)]
-
-
-def test_quac_gives_the_earlier_turns_with_their_answers(tmp_path):
-    def turn(n, question, *answers):
-        return {
-            "id": f"d_q#{n}",
-            "question": question,
-            "answers": [{"text": a} for a in answers],
-            "orig_answer": {"text": answers[0]},
-        }
-
-    turns = [turn(0, "who?", "Ann", "Ann Lee"), turn(1, "why?", "CANNOTANSWER"), turn(2, "when?", "in May")]
-    paragraph = {"context": "Ann came in May. CANNOTANSWER", "id": "d", "qas": turns}
-    rows = rows_of("quac", [{"data": [{"title": "Ann", "paragraphs": [paragraph]}]}], tmp_path)
-    assert TABLE["quac"].ask(rows[2], []) == Completion(
-        "Answer each question using information in the preceding background paragraph.\n"
-        'If there is not enough information provided, answer with "I don\'t know."\n\n'
-        "TITLE: Ann\n\nPARAGRAPH: Ann came in May.\n\nQ: who?\n\nA: Ann\n\nQ: why?\n\nA: I don't know.\n\nQ: when?\n\nA:",
-        50,
-    )
-    assert [row["group"] for row in rows] == ["d"] * 3
-    score = TABLE["quac"].score
-    assert score(rows[0], "Ann Lee") == {"f1": 1.0} and score(rows[1], "I don't know.") == {"f1": 1.0}
-    assert score(rows[1], "in May") == {"f1": 0.0}
+    hub = {"passage": "P", "question": "Q", "query_id": "q", "section_id": "s"}
+    hub["answers_spans"] = {"spans": ["5", "five", "5"], "types": ["number", "span", "number"]}
+    [row] = rows_of("drop", [hub], tmp_path)
+    assert row["answers"] == [("5",), ("five",)] and row["group"] == "s"
+    (tmp_path / "drop.json").write_text(json.dumps(DROP, indent=2))
+    assert benchmarks.read(str(tmp_path / "drop.json"), "drop") == rows_of("drop", [DROP], tmp_path)
 
 
 def test_squad_gives_the_earlier_questions_on_the_paragraph(tmp_path):
@@ -325,6 +325,20 @@ def test_sets_are_found_by_name_and_examples_beside_them(tmp_path):
     assert benchmarks.find(places, "truthfulqa") is None
     with pytest.raises(InputError, match="no such folder"):
         benchmarks.find([tmp_path / "c"], "rte")
+
+
+def test_a_set_of_tfds_is_found_by_the_split_that_it_has(tmp_path):
+    for name, split in (
+        ("rte", "validation"),
+        ("drop", "dev"),
+        ("real_toxicity", "train"),
+        ("cnn_dm", "test"),
+    ):
+        folder = tmp_path / name / "2.0.0"
+        folder.mkdir(parents=True)
+        for file in ("features.json", f"{name}-{split}.array_record-00000-of-00001"):
+            (folder / file).touch()
+        assert benchmarks.find([tmp_path], name) == f"{folder}:{split}"
 
 
 def test_answers_run_together_are_told_apart_by_the_passage():

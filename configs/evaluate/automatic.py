@@ -8,10 +8,11 @@ A model is a run's folder, a Hugging Face folder or a .gguf file, PATH or NAME=P
 
     ... --config.models="('runs/quickstart/sft', 'ptx=runs/quickstart/ppo_ptx')" --config.benchmark.tasks="('hellaswag', 'rte')"
 
-Sets are looked for in `data`: FOLDER/NAME.jsonl (json, csv, parquet, …; the authors' form, Hugging Face's or TFDS's) or a TFDS data set
-under FOLDER/NAME/, examples for few-shot prompts in FOLDER/NAME.train.jsonl or the set's split train. The names: winogender,
-crows_pairs, real_toxicity, truthfulqa, truthfulqa_mc, hellaswag, rte, sst, boolq, openbookqa, piqa, drop, quac, squad2, wsc, wmt15,
-cnn_dm, tldr. A task whose set is in none of them is listed as not run. The same command goes on from the answers it has.
+Sets are looked for in `data`: FOLDER/NAME.jsonl (json, csv, parquet, …; the authors' form, Hugging Face's or TFDS's; TFDS's QuAC has lost
+the order of its turns and is refused) or a TFDS data set under FOLDER/NAME/, examples for few-shot prompts in FOLDER/NAME.train.jsonl
+or the set's split train. The names: winogender, crows_pairs, real_toxicity, truthfulqa, truthfulqa_mc, hellaswag, rte, sst, boolq,
+openbookqa, piqa, drop, quac, squad2, wsc, wmt15, cnn_dm, tldr. A task whose set is in none of them is
+listed as not run. The same command goes on from the answers it has.
 """
 
 from ml_collections import ConfigDict

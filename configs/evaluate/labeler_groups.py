@@ -27,7 +27,7 @@ def get_config():
             model=dict(variant="lab", context=128, logit_chunk=8192),
             data=dict(dir="", batch_size=16, k_max=9),
             optimizer=dict(learning_rate=1e-3, eps=1e-8),
-            train=dict(epochs=1),
+            train=dict(epochs=1.0),
             init="runs/quickstart/sft",
             groups=dict(
                 rankings=("runs/quickstart/records/rankings.train.jsonl",),

@@ -50,13 +50,13 @@ def get_config():
             sft=dict(
                 data=dict(dir="", kind="demonstrations", batch_size=16, valid_batch_size=16),
                 optimizer=dict(learning_rate=4e-5, warmup_steps=5, eps=1e-8),
-                train=dict(epochs=1, save_every=1_000),
+                train=dict(epochs=1.0, save_every=1_000),
             ),
             collect=dict(collect=dict(k_min=4, k_max=4, batch_size=64)),
             rm=dict(
                 data=dict(dir="", batch_size=8, k_max=4),
                 optimizer=dict(learning_rate=4e-5, warmup_steps=5, eps=1e-8),
-                train=dict(epochs=1, save_every=1_000),
+                train=dict(epochs=1.0, save_every=1_000),
             ),
             ppo=dict(
                 policy_optimizer=policy, value_optimizer=value, ppo=dict(kl_coef=0.02, ptx_coef=0.0), train=episodes

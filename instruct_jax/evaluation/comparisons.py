@@ -17,7 +17,6 @@ from instruct_jax.algorithms.statistics import (
     bootstrap_mean,
     bootstrap_mean_crossed,
     krippendorff_interval,
-    paired_difference,
 )
 from instruct_jax.errors import InputError
 from instruct_jax.evaluation.winrate import as_dict
@@ -48,7 +47,8 @@ class Pair:
 @dataclass(frozen=True)
 class Comparison:
     """One judgement: the shares of output pairs that the model `won` and `lost` (the rest are `pairs` tied), and by how many
-    characters its response is longer. `judge` is a pool or a judge's name, `labeler` the person in it, `item` what was shown."""
+    characters its response is longer. `judge` is a pool or a judge's name, `labeler` the person in it, `item` what was shown, `same`
+    whether the outputs of every pair are the same text, which ties whoever judges."""
 
     judge: str
     labeler: str
@@ -59,6 +59,7 @@ class Comparison:
     gap: float
     item: str
     pairs: int = 1
+    same: bool = False
 
     @property
     def outcome(self) -> float:
@@ -69,7 +70,8 @@ def judge_pairs(pairs: Sequence[Pair], judge: str, outcomes: Iterable[float | No
     """Comparisons of pairs and their outcomes: 1 the first response, 0 the second, 0.5 a tie, None no verdict (left out)."""
     return [
         Comparison(judge, judge, p.prompt_id, p.model, float(outcome == 1), float(outcome == 0),
-                   len(p.first.text) - len(p.second.text), _item(p.prompt, p.model, p.first.text, p.second.text))
+                   len(p.first.text) - len(p.second.text), _item(p.prompt, p.model, p.first.text, p.second.text),
+                   same=p.first.text == p.second.text)
         for p, outcome in zip(pairs, outcomes, strict=True) if outcome is not None
     ]  # fmt: skip
 
@@ -128,7 +130,7 @@ def from_rankings(rankings: Iterable[Ranking], baseline: str, judge: str) -> lis
                 item = _item(ranking.prompt, model, *(text for a, b in pairs for text in (a[1], b[1])))
                 found.append(
                     Comparison(judge, ranking.labeler, ranking.prompt_id, model, won / len(pairs), lost / len(pairs), gap,
-                               item, len(pairs))
+                               item, len(pairs), all(a[1] == b[1] for a, b in pairs))
                 )  # fmt: skip
     return found
 
@@ -142,7 +144,8 @@ def win_rate(comparisons: Sequence[Comparison], fair: bool = True) -> dict:
 
     Returns:
       {mean, low, high, n, non_tie_mean, …, ties, pairs, prompts, labelers}, as human.human_win_rates has them, and with `fair`
-      {sign_p, permutation_p, equal_length: {mean, low, high, n, slope}}: the tests' null is a rate of one half, prompts are paired.
+      {sign_p, permutation_p, equal_length: {mean, low, high, n, slope}}: the tests' null is a rate of one half, prompts are paired,
+      and labelers are taken as they are, not as a draw of others.
       None where there is nothing to compare.
     """
     decided = [c for c in comparisons if c.won + c.lost]
@@ -187,27 +190,33 @@ def win_table(comparisons: Iterable[Comparison], styles: dict[str, str]) -> dict
 
 
 def between_models(comparisons: Iterable[Comparison], styles: dict[str, str]) -> list[dict]:
-    """Paired tests of every two models against each other, through what each won of the baseline on the same prompts:
-    [{judge, style, first, second, mean, low, high, n, permutation_p}], the mean that of first - second, n prompts."""
+    """Paired tests of every two models against each other, through what each won of the baseline with the same labeler on the same
+    prompt.
+
+    Returns:
+      [{judge, style, first, second, mean, low, high, n, prompts, permutation_p}]: the mean that of first - second over n pairs of a
+      labeler and a prompt, interval over prompts and labelers. The test draws signs by prompt and takes the labelers as they are.
+    """
     cells: dict[tuple, dict[str, dict[str, list]]] = {}
     for c in comparisons:
         models = cells.setdefault((c.judge, styles.get(c.prompt_id, "all")), {})
-        models.setdefault(c.model, {}).setdefault(c.prompt_id, []).append(c.outcome)
+        models.setdefault(c.model, {}).setdefault((c.labeler, c.prompt_id), []).append(c.outcome)
     rows = []
     for (judge, style), models in cells.items():
         for first, second in combinations(models, 2):
             shared = sorted(models[first].keys() & models[second].keys())
             if shared:
-                a, b = ([np.mean(models[m][p]) for p in shared] for m in (first, second))
-                difference = as_dict(paired_difference(a, b, shared))
-                p = tests.permutation_test(np.subtract(a, b))
-                rows.append({"judge": judge, "style": style, "first": first, "second": second} | difference
-                            | {"permutation_p": p})  # fmt: skip
+                over = [np.mean(models[first][both]) - np.mean(models[second][both]) for both in shared]
+                labelers, prompts = zip(*shared)
+                rows.append({"judge": judge, "style": style, "first": first, "second": second}
+                            | as_dict(bootstrap_mean_crossed(over, prompts, labelers))
+                            | {"prompts": len(set(prompts)), "permutation_p": tests.permutation_test(over, prompts)})  # fmt: skip
     return rows
 
 
 def agreement(comparisons: Iterable[Comparison]) -> list[dict]:
-    """How alike judges see the same outputs, for every two judges and within each that is several people.
+    """How alike judges see the same outputs, for every two judges and within each that is several people. Outputs of the same text
+    are left out: nobody could judge them otherwise.
 
     Returns:
       [{first, second, mean, low, high, n, ties, kappa, alpha: {mean, low, high, n}}]: the mean is the share of judgement pairs that
@@ -216,7 +225,8 @@ def agreement(comparisons: Iterable[Comparison]) -> list[dict]:
     """
     items: dict[tuple, list[Comparison]] = {}
     for c in comparisons:
-        items.setdefault((c.prompt_id, c.item), []).append(c)
+        if not c.same:
+            items.setdefault((c.prompt_id, c.item), []).append(c)
     judges = list(dict.fromkeys(c.judge for found in items.values() for c in found))
     rows = []
     for first, second in [*((j, j) for j in judges), *combinations(judges, 2)]:

@@ -60,6 +60,7 @@ def memory_rows(report: dict) -> list[list[str]]:
             for key in keys
         ]
         verdict = "fits" if found["fits"] else found.get("refused", "does not fit")
+        verdict += f"; no time, for {found['untimed']}" if "untimed" in found else ""
         rows.append([name, *cells, verdict, f"{found['compile_seconds']:.0f} s"])
     return rows
 
@@ -190,7 +191,12 @@ def mesh_rows(report: dict) -> list[list[str]]:
             else ["–"] * 3
         )
         rows.append(
-            [one["mesh"], "–" if needed is None else f"{needed / GIB:.2f}", *times, one["why"] or "fits"]
+            [
+                one["mesh"],
+                "–" if needed is None else f"{needed / GIB:.2f}",
+                *times,
+                "; ".join(filter(None, ("fits" if one["fits"] else "", one["why"]))),
+            ]
         )
     return rows
 

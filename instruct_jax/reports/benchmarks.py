@@ -31,7 +31,7 @@ def page(summary: dict) -> str:
             first = next(one for one in entries if one)
             name = metric.replace("_", " ") or "no gold answers"
             lines.append([task if metric == first["metric"] else "", name + ("" if first["higher_is_better"] else " (less is better)"),
-                          *(_cell(one, metric) for one in entries), _rows(first)])  # fmt: skip
+                          *(_cell(one, metric) for one in entries), _rows(first, metric)])  # fmt: skip
     lines += [
         [task, f"not run: {why}", *[""] * len(models), ""] for task, why in summary.get("not_run", {}).items()
     ]
@@ -59,6 +59,15 @@ def _notes(summary: dict) -> list[str]:
         )
     if any(not entry["examples_apart"] for _, entry in entries):
         notes.append("Few-shot examples are other rows of the same set where it has no training rows.")
+    fewer = [
+        f"{entry['shots_shown']:.1f} of {entry['shots']} in {name}"
+        for name, entry in entries
+        if entry["shots_shown"] is not None and round(entry["shots_shown"], 1) < entry["shots"]
+    ]
+    if fewer:
+        notes.append(
+            "Examples that the context or the set had room for, on average: " + ", ".join(fewer) + "."
+        )
     cut = [f"{count(entry['too_long'])} of {name}" for name, entry in entries if entry["too_long"]]
     if cut:
         notes.append("Too long for the context and left out: " + ", ".join(cut) + ".")
@@ -72,6 +81,6 @@ def _cell(entry: dict | None, metric: str) -> str:
     return amount(value, 2 if metric == "bleu" else 3)
 
 
-def _rows(entry: dict) -> str:
-    scored = count(entry["n"])
-    return scored if entry["n"] == entry["of"] else f"{scored} of {count(entry['of'])}"
+def _rows(entry: dict, metric: str) -> str:
+    n = (entry if metric == entry["metric"] else entry["also"][metric])["n"]
+    return count(n) if n == entry["of"] else f"{count(n)} of {count(entry['of'])}"

@@ -11,8 +11,9 @@ from instruct_jax.reports.text import THIN, amount, count, number, percent, shar
 
 _ABOUT = (
     "Every model answers the same prompts once; judges and people compare each answer with the baseline's. A tie counts half. "
-    f"Intervals are 95{THIN}% bootstraps over prompts, and over labelers where there are several; p are two-sided and not corrected for "
-    "their number. At equal length: a logistic regression of the outcome on the difference in characters, read off where that is 0."
+    f"Intervals are 95{THIN}% bootstraps over prompts, and over labelers where there are several. p are two-sided, not corrected for "
+    "their number, and of the labelers who were asked: only the intervals allow for others. At equal length: a logistic regression of "
+    "the outcome on the difference in characters, read off where that is 0."
 )
 
 
@@ -112,10 +113,10 @@ def _between(result: dict) -> dict | None:
                 k: None if row[key] is None else sign * row[key]
                 for k, key in zip(("mean", "low", "high"), keys)
             }
-            rows.append([_name(row["judge"]), row["style"], f"{names[0]} over {names[1]}", amount(points, 1), count(row["n"]),
-                         p_value(row["permutation_p"])])  # fmt: skip
-    columns = ["Judge", "Prompts", "Models", "Points", "n prompts", "p, permutation"]
-    title = "Difference of their win rates, on the prompts they share"
+            rows.append([_name(row["judge"]), row["style"], f"{names[0]} over {names[1]}", amount(points, 1), count(row["prompts"]),
+                         count(row["n"]), p_value(row["permutation_p"])])  # fmt: skip
+    columns = ["Judge", "Prompts", "Models", "Points", "n prompts", "n judgements", "p, permutation"]
+    title = "Difference of their win rates, with the same labelers on the same prompts"
     return section(
         "between", "Neighbours against each other", [], [table(title, columns, rows, 3)] if rows else []
     )
@@ -194,7 +195,7 @@ def _judges(result: dict) -> dict | None:
         "n decided by both",
         "Tied by one",
     ]
-    title = "How alike the judges are, on the same outputs"
+    title = "How alike the judges are, on the same outputs; pairs of the same text are left out"
     return section("judges", "The judges", [], [table(title, columns, rows)] if rows else [])
 
 

@@ -61,7 +61,7 @@ class Arena:
     def __init__(self, settings: SampleSettings, seed: int):
         self.settings, self.seed = settings, seed
         self.mesh = setup.open_mesh(setup.MeshSettings(data=-1))
-        check_divides(settings.batch_size, self.mesh)
+        check_divides(settings.batch_size, self.mesh, "config.sample.batch_size")
         self._samplers: dict = {}
         self._logprobs: dict = {}
 

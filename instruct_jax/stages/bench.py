@@ -10,7 +10,7 @@ import numpy as np
 
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.sharding import fetch
+from instruct_jax.sharding import check_divides, fetch
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.settings import section
 
@@ -33,6 +33,7 @@ class Bench:
         self.batch_size = batch_size
         self.text = section(config, "text", setup.TextSettings)
         self.mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+        check_divides(batch_size, self.mesh, "config.evaluate.batch_size")
         self.tokenizer = setup.load_tokenizer(self.text)
         self.plain = setup.template(self.text.template, self.tokenizer)
         vocab = self.tokenizer.vocab_size

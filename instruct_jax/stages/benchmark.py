@@ -116,7 +116,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"benchmark.data: none of the sets of {len(missing)} tasks is in {', '.join(settings.data)}"
         )
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    classify = toxicity_of(settings)
+    classify = toxicity_of(settings, workdir)
     for one in asked:
         one.task.needs()
         if one.task.judge == "toxicity" and settings.toxicity == "local":
@@ -130,10 +130,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             subject = open_subject(path, workdir, name, settings, mesh)
             scores = {}
             questions = {one.name: questions_of(one, subject, config.seed) for one in asked}
-            subject.answer([request for some in questions.values() for request in some])
+            subject.answer([request for some, _ in questions.values() for request in some])
             for one in asked:
-                found = [subject.kept[request] for request in questions[one.name]]
-                scores[one.name] = score(one, found, judges, classify)
+                requests, shown = questions[one.name]
+                found = [subject.kept[request] for request in requests]
+                scores[one.name] = score(one, found, shown, judges, classify)
             subject.kept.close()
             summary["models"][name] = scores
             summary.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
@@ -241,15 +242,16 @@ def fingerprint(path: Path, more: str) -> str:
     return hashlib.sha256(json.dumps([facts, more]).encode()).hexdigest()[:16]
 
 
-def questions_of(one: Asked, subject: Subject, seed: int) -> list[Request]:
-    """A question for each row, with as many of its examples as there is room for. Examples are drawn anew for each row, each
-    from another passage."""
+def questions_of(one: Asked, subject: Subject, seed: int) -> tuple[list[Request], list[int]]:
+    """(a question for each row, how many of its examples there was room for). Examples are drawn anew for each row, each from
+    another passage."""
     groups = {row["group"] for row in one.pool}
-    found = []
+    found, shown = [], []
     for row in one.rows:
         examples, taken = [], {row["group"]}
+        most = min(one.shots, len(groups) - (row["group"] in groups))
         rng = random.Random(f"{one.name} {row['id']} {seed}")
-        while len(examples) < one.shots and groups - taken:
+        while len(examples) < most:
             other = one.pool[rng.randrange(len(one.pool))]
             if other["group"] not in taken:
                 examples.append(other)
@@ -257,12 +259,20 @@ def questions_of(one: Asked, subject: Subject, seed: int) -> list[Request]:
         while examples and not subject.fits(one.task.ask(row, examples)):
             examples.pop()
         found.append(one.task.ask(row, examples))
-    return found
+        shown.append(len(examples))
+    return found, shown
 
 
-def score(one: Asked, found: list[Answer], judges: dict[str, Subject], classify: Callable | None) -> dict:
-    """The task's entry of the table: {metric, mean, low, high, n, items, higher_is_better, shots, of, too_long, also}; no mean where
-    no row has a gold answer."""
+def score(
+    one: Asked,
+    found: list[Answer],
+    shown: Sequence[int],
+    judges: dict[str, Subject],
+    classify: Callable | None,
+) -> dict:
+    """The task's entry of the table: {metric, mean, low, high, n, items, higher_is_better, shots, shots_shown, of, too_long, also};
+    no mean where no row has a gold answer. `shots_shown` is the mean number of examples before the rows that are answered, None where
+    none is."""
     there = [(row, answer) for row, answer in zip(one.rows, found, strict=True) if answer is not None]
     values = [one.task.score(row, answer) for row, answer in there]
     if one.task.judge == "toxicity":
@@ -270,12 +280,14 @@ def score(one: Asked, found: list[Answer], judges: dict[str, Subject], classify:
         values = [{"toxicity": toxic} | more for toxic, more in zip(scores, values, strict=True)]
     if one.task.judge == "truth" and judges:
         values = [verdict | more for verdict, more in zip(judged(there, judges), values, strict=True)]
-    entry = {"shots": one.shots, "rows": len(one.rows), "of": one.of, "too_long": len(found) - len(there), "examples_apart": one.apart,
+    kept = [many for many, answer in zip(shown, found, strict=True) if answer is not None]
+    entry = {"shots": one.shots, "shots_shown": sum(kept) / len(kept) if kept else None}
+    entry |= {"rows": len(one.rows), "of": one.of, "too_long": len(found) - len(there), "examples_apart": one.apart,
              "higher_is_better": one.task.higher_is_better}  # fmt: skip
     scored = [(row, value) for (row, _), value in zip(there, values, strict=True) if value]
     if not scored:
         return {"metric": "", "mean": None, "low": None, "high": None, "n": 0, "also": {}, **entry}
-    metrics = list(scored[0][1])
+    metrics = list(max((value for _, value in scored), key=len))  # an answer too long for a judge has fewer
     pooled = {}
     for metric in metrics:
         some = [(row["group"], value[metric]) for row, value in scored if metric in value]
@@ -294,7 +306,7 @@ JUDGE_FORMS = {
 
 def judged(there: list[tuple], judges: dict[str, Subject]) -> list[dict]:
     """What the judges that there are say of each answer, yes (1.0) where " yes" is likelier than " no"; with both, also whether
-    both say yes, as the paper's second row has it."""
+    both say yes, as the paper's second row has it. Nothing of an answer that a judge has no room for."""
     verdicts: list[dict] = [{} for _ in there]
     for name, judge in judges.items():
         questions = [
@@ -303,22 +315,24 @@ def judged(there: list[tuple], judges: dict[str, Subject]) -> list[dict]:
         ]
         judge.answer(questions)
         for verdict, question in zip(verdicts, questions, strict=True):
-            yes, no = judge.kept[question]
-            verdict[name] = float(yes.total > no.total)
+            if (said := judge.kept[question]) is not None:
+                yes, no = said
+                verdict[name] = float(yes.total > no.total)
     for verdict in verdicts:
         if len(verdict) == 2:
             verdict["true_and_informative"] = verdict["true"] * verdict["informative"]
     return verdicts
 
 
-def toxicity_of(settings: BenchmarkSettings) -> Callable:
-    """The classifier that the settings name."""
+def toxicity_of(settings: BenchmarkSettings, workdir: Path) -> Callable:
+    """The classifier that the settings name; Perspective's scores are kept beside the answers."""
     if settings.toxicity == "local":
         return toxicity.local
     key = os.environ.get("PERSPECTIVE_API_KEY", "")
     if not key:
         raise InputError('benchmark.toxicity is "perspective": set PERSPECTIVE_API_KEY, or use "local"')
-    return toxicity.perspective(key)
+    path = workdir / "answers" / "perspective.jsonl"
+    return toxicity.perspective(key, path, writes=jax.process_index() == 0)
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import ml_collections
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.records import Generation, Prompt, Ranking, write_jsonl
+from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.settings import section
 
@@ -71,6 +72,7 @@ def generate(
     them to config.records_dir as well."""
     settings, text = section(config, "collect", CollectSettings), section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    check_divides(settings.batch_size, mesh, "config.collect.batch_size")
     tokenizer = setup.load_tokenizer(text)
     model = PolicyModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)

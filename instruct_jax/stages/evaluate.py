@@ -28,7 +28,7 @@ from instruct_jax.stages.settings import SHARED, check_fields, section
 _log = logging.getLogger(__name__)
 
 FIELDS = (
-    *SHARED, "evaluate", "lab", "reward_model", "models", "reward", "curves", "ppo_batch_size", "task_models", "records_dir", "data_dir",
+    *SHARED, "evaluate", "lab", "reward_model", "models", "reward", "curves", "task_models", "records_dir", "data_dir",
 )  # fmt: skip
 
 
@@ -43,6 +43,15 @@ class EvaluateSettings:
     max_prompt: int
     temperature: float = 1.0
     base_temperature: float = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A PPO run whose kept checkpoints are a curve: its folder, where its policy lies in them, and the episodes of an iteration."""
+
+    folder: str
+    subtree: str
+    batch_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +135,18 @@ def judge_models(
     return judged, kl
 
 
-def training_curve(bench: LabBench, folder: str, batch_size: int, reference, reward) -> list[dict]:
-    """Gold score, reward-model score and KL of the averaged policy at every kept checkpoint of a PPO run, on validation prompts:
+def training_curve(bench: LabBench, curve: Curve, reference, reward) -> list[dict]:
+    """Gold score, reward-model score and KL of the policy at every kept checkpoint of a PPO run, on validation prompts:
     whoever chooses settings by these curves leaves the test prompts untouched."""
     prompts = bench.lab.sets["ppo_valid"][: bench.settings.curve_prompts]
     texts, points = [p.text for p in prompts], []
-    for step in setup.checkpoint_steps(folder):
-        contender = Contender(folder, "policy/ema", step)
+    for step in setup.checkpoint_steps(curve.folder):
+        contender = Contender(curve.folder, curve.subtree, step)
         params = bench.models.load(contender)
         sampled = bench.respond(contender, params, texts, 77)
         judged = judge(bench, "point", prompts, sampled, reward)
         points.append({
-            "episodes": step * batch_size,
+            "episodes": step * curve.batch_size,
             "kl": float(np.mean(bench.models.kl(params, reference, texts, sampled, bench.settings.temperature))),
             "gold": winrate.interval([j.gold for j in judged]),
             "rm": winrate.interval([j.rm_score for j in judged]),
@@ -198,8 +207,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         result = judge_reward_model(bench, Path(config.records_dir), reward)
         reference = bench.models.load(contenders["reference"])
         result["kl_curve"] = {
-            name: training_curve(bench, folder, config.ppo_batch_size, reference, reward)
-            for name, folder in sorted(config.curves.items())
+            name: training_curve(bench, section(config, f"curves.{name}", Curve), reference, reward)
+            for name in sorted(config.curves)
         }
         shown = {n: c for n, c in contenders.items() if n in config.task_models}
         documents = [d.text for d in builders.open_source(config.data_dir, "documents", "valid")]

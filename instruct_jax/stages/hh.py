@@ -75,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     settings, text = section(config, "hh", HHSettings), section(config, "text", setup.TextSettings)
     rankings, left_out = hh_rlhf.read_pairs(setup.expand(settings.pairs))
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    check_divides(settings.batch_size, mesh)
+    check_divides(settings.batch_size, mesh, "config.hh.batch_size")
     tokenizer = setup.load_tokenizer(text)
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)

@@ -6,11 +6,12 @@ A judge is a plain callable. The gold judges are reached through the stages that
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
 from instruct_jax.data.lab import labelers
 from instruct_jax.errors import InputError
@@ -21,6 +22,7 @@ from instruct_jax.records import Prompt, Ranking, Rating
 from instruct_jax.stages import evaluate, inference, recipe, sentiment_evaluate, setup
 from instruct_jax.stages.lab_data import Lab, LabSettings, make_lab
 from instruct_jax.stages.settings import section
+from instruct_jax.text.templates import TEMPLATES
 
 Row = tuple[str, str, str, bool]  # prompt id, prompt, response, whether it ended by itself
 
@@ -54,8 +56,12 @@ class Judge:
     verdict: Callable | None = None
 
 
-def open_judge(name: str, settings: JudgeSettings, mesh, width: int, batch_size: int, cache: Path) -> Judge:
-    """The judge of these settings; a reward model reads rows of at most `width` tokens, replies of an endpoint are kept in `cache`."""
+def open_judge(
+    name: str, settings: JudgeSettings, mesh, width: int, batch_size: int, cache: Path,
+    continued: Collection[str] = (),
+) -> Judge:  # fmt: skip
+    """The judge of these settings; a reward model reads rows of at most `width` tokens, those of the prompt ids in `continued` as texts
+    to be continued; replies of an endpoint are kept in `cache`."""
     if settings.lab:
         lab = open_lab(settings.lab)
         judge = evaluate.gold_judge(lab)
@@ -69,7 +75,7 @@ def open_judge(name: str, settings: JudgeSettings, mesh, width: int, batch_size:
 
         return Judge(name, by_score(score), score, verdict)
     if settings.reward_model:
-        score = open_reward_model(settings.reward_model, mesh, width, batch_size)
+        score = open_reward_model(settings.reward_model, mesh, width, batch_size, continued)
     elif settings.sentiment:
         classify = sentiment_evaluate.gold_judge(finished_config(settings.sentiment, "sentiment"))
 
@@ -90,8 +96,11 @@ def compare(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[Comparison], dict
     return judge_pairs(pairs, judge.name, found), None
 
 
-def open_reward_model(path: str, mesh, width: int, batch_size: int) -> Callable[[Sequence[Row]], list[float]]:
-    """score(rows) of a reward model of any form, in its own template; InputError where the checkpoint is a policy."""
+def open_reward_model(
+    path: str, mesh, width: int, batch_size: int, continued: Collection[str] = ()
+) -> Callable[[Sequence[Row]], list[float]]:
+    """score(rows) of a reward model of any form, in its own template, where the prompt id is in `continued` the response right behind the
+    prompt; InputError where the checkpoint is a policy."""
     opened = setup.open_model(path)
     if not opened.scalar:
         raise InputError(
@@ -107,8 +116,13 @@ def open_reward_model(path: str, mesh, width: int, batch_size: int) -> Callable[
     )
 
     def score(rows: Sequence[Row]) -> list[float]:
+        scores = np.zeros(len(rows))
         with jax.set_mesh(mesh):
-            return scorer(params, [row[1:] for row in rows], template).tolist()
+            for shown, goes_on in ((template, False), (TEMPLATES["continuation"], True)):
+                own = [i for i, row in enumerate(rows) if (row[0] in continued) == goes_on]
+                if own:
+                    scores[own] = scorer(params, [rows[i][1:] for i in own], shown)
+        return scores.tolist()
 
     return score
 

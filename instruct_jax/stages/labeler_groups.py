@@ -23,6 +23,7 @@ from instruct_jax.evaluation.winrate import as_dict
 from instruct_jax.models.transformer import ScalarModel
 from instruct_jax.records import Prompt, Ranking, read_jsonl, write_jsonl
 from instruct_jax.reports.reward_models import write_labeler_groups
+from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, reward_tests, setup, train_rm
 from instruct_jax.stages.chain import Chain
 from instruct_jax.stages.settings import SHARED, check_fields, section
@@ -62,6 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     cases = {p.id: p.use_case for path in settings.prompts for p in read_jsonl(setup.expand(path), Prompt)}
     groups = deal([r.labeler for r in rankings], settings.groups, config.seed)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    check_divides(settings.batch_size, mesh, "config.groups.batch_size")
     tokenizer = setup.load_tokenizer(text)
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)

@@ -101,6 +101,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         chooser = config.optimisers.chooser
         if chooser not in judges or judges[chooser].chat:
             raise InputError(f"config.optimisers.chooser is {chooser!r}: name a judge that scores")
+        optimisers = section(config, "optimisers", OptimiserSettings)
+        wrong = [n for n in optimisers.n if not 1 <= n <= optimisers.samples]
+        if wrong:
+            raise InputError(
+                f"config.optimisers.n holds {wrong[0]}: the best of n is from 1 to optimisers.samples, {optimisers.samples}"
+            )
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -120,6 +126,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         judges[name] = judging.open_judge(
             name, section(config, f"judges.{name}", judging.JudgeSettings), arena.mesh,
             settings.max_prompt + settings.max_response + 16, settings.batch_size, workdir / f"replies_{name}.jsonl",
+            frozenset(p.id for p in prompts if p.source in settings.continued),
         )  # fmt: skip
     with jax.set_mesh(arena.mesh):
         said, kl = everyone(config, arena, prompts)
@@ -139,14 +146,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for c in comparisons.from_rankings(rankings, config.baseline, pool)
     ]
     # People's outputs are those just sampled only where the lab's were asked.
-    shared = found if people.lab else judged_as_people_saw(pools, judges, config.baseline)
+    seen = [] if people.lab else judged_as_people_saw(pools, judges, config.baseline)
     result = {
         "baseline": config.baseline,
         "models": {name: config.models[name].path for name in config.models},
         "prompts": {style: list(styles.values()).count(style) for style in dict.fromkeys(styles.values())},
         "win_rates": comparisons.win_table([*by_people, *found], styles),
         "between": comparisons.between_models([*by_people, *found], styles),
-        "agreement": comparisons.agreement([*by_people, *shared]),
+        "agreement": comparisons.agreement([*by_people, *(seen or found)]),
         "readers": told, "kl": kl, "optimisers": optimised,
     }  # fmt: skip
     result |= quality(pools, judges, said, config.baseline)
@@ -199,11 +206,14 @@ def everyone(config, arena: Arena, prompts: list[Prompt]) -> tuple[dict, dict]:
 
 
 def optimise(config, arena: Arena, judges: dict, prompts: list[Prompt], said: dict) -> dict:
-    """Best-of-n of the reference and the kept checkpoints of runs, on the first prompts: {"best_of_n": [point], curve: [point]}, a point
-    {kl, n or step, scores: {judge: interval}, win: {judge: interval}}."""
+    """Best-of-n of the reference and the kept checkpoints of runs, on the first prompts that the baseline answered: {"best_of_n":
+    [point], curve: [point]}, a point {kl, n or step, scores: {judge: interval}, win: {judge: interval}}."""
     settings = section(config, "optimisers", OptimiserSettings)
     scoring = {name: judge for name, judge in judges.items() if judge.score}
-    asked = [p for p in prompts if p.source not in arena.settings.continued][: settings.prompts]
+    answered = [p for p in prompts if p.id in said[config.baseline]]
+    asked = [p for p in answered if p.source not in arena.settings.continued][: settings.prompts]
+    if not asked:
+        raise InputError("config.optimisers: the baseline answered no prompt to ask; raise sample.max_prompt")
     contestant = Contestant(settings.reference)
     reference = arena.open(contestant)
     answers = arena.answers(reference, contestant, asked, 2000, each=settings.samples)

@@ -55,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     cases = {p.id: p.use_case for path in settings.prompts for p in read_jsonl(setup.expand(path), Prompt)}
     pairs = [pair for path in settings.rewardbench for pair in read_pairs(str(setup.expand(path)))]
     mesh = setup.open_mesh(setup.MeshSettings(data=-1))
-    check_divides(settings.batch_size, mesh)
+    check_divides(settings.batch_size, mesh, "config.tests.batch_size")
     result = {}
     for name, path in config.models.items():
         scorer = judging.open_reward_model(path, mesh, settings.width, settings.batch_size)

@@ -16,6 +16,7 @@ from instruct_jax.algorithms.statistics import bootstrap_mean
 from instruct_jax.data import builders
 from instruct_jax.data.lab.prefixes import PREFIXES
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.settings import SHARED, check_fields, section
 from instruct_jax.text.templates import Template
@@ -68,6 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     writes `workdir`/select.json: {group: {"best": name, "scores": {name: interval}}}."""
     settings, text = section(config, "select", SelectSettings), section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
+    check_divides(settings.batch_size, mesh, "config.select.batch_size")
     tokenizer = setup.load_tokenizer(text)
     plain = setup.template(text.template, tokenizer)
     policy = PolicyModel(

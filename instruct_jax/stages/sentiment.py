@@ -71,7 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         print(f"already done: {workdir / 'report' / 'index.html'}")
         return
     check(config)
-    check_mesh(config, STAGES)
+    check_mesh(config, STAGES, SECTIONS, OWN_SECTIONS)
     chain = Chain(workdir)
 
     def path(name):

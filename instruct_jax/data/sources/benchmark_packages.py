@@ -73,7 +73,12 @@ def _options(row: Row) -> tuple[list[str], int]:
 
 
 def _boolq(row: Row) -> Iterator[Row]:
-    yield {"passage": row["passage"], "question": row["question"], "label": int(row["answer"] == "True")}
+    yield {
+        "group": name_of(row["passage"]),
+        "passage": row["passage"],
+        "question": row["question"],
+        "label": int(row["answer"] == "True"),
+    }
 
 
 def _openbookqa(row: Row) -> Iterator[Row]:
@@ -122,13 +127,20 @@ def _quac(row: Row) -> Iterator[Row]:
         found = spans(together.strip(), row["passage"])
         if not found:
             return
-        known = [] if "CANNOTANSWER" in found else list(dict.fromkeys(found))
+        known = answers_of(found)
         digest = f"{name_of(row['passage'])}.{turn}"
         yield {
             "id": digest, "group": name_of(row["passage"]), "title": "", "paragraph": row["passage"].strip(),
             "before": list(before), "question": question, "answers": known,
         }  # fmt: skip
         before.append((question, known[0] if known else ""))
+
+
+def answers_of(votes: list[str]) -> list[str]:
+    """The answers that several annotators gave, as QuAC's official script takes them: none where at least as many found no answer as
+    found one, else those of the latter."""
+    answers = [one for one in votes if one != "CANNOTANSWER"]
+    return answers if 2 * len(answers) > len(votes) else []
 
 
 def name_of(text: str) -> str:

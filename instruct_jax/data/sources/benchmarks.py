@@ -1,5 +1,9 @@
 """Home of the public benchmarks' rows: each set's published forms (the authors' files, TFDS, Hugging Face) in, one form out.
 
+Some forms hold less than the authors' do. TFDS keeps rows in no order: its QuAC cannot be read, and its SQuAD has few of the earlier
+questions; of a DROP answer it keeps the first span. Hugging Face's ucinlp/drop runs the answers of several people together: each span
+is taken as an answer of its own, which is too kind to a model where the answer has several.
+
 Every row has an `id`, unique in its set, and a `group`, whose rows share a passage or a dialogue; the other fields are those that the
 tasks of evaluation/tasks name. A label that a set does not give is None.
 """
@@ -15,12 +19,10 @@ from instruct_jax.errors import InputError
 from instruct_jax.jsonl import BadRow
 
 Row = dict[str, Any]
+# of a TFDS folder; else validation
 _SPLITS = {
-    "openbookqa": "test",
-    "wmt15": "test",
-    "cnn_dm": "test",
-    "tldr": "test",
-}  # of a TFDS folder; else validation
+    "openbookqa": "test", "wmt15": "test", "cnn_dm": "test", "tldr": "test", "drop": "dev", "real_toxicity": "train",
+}  # fmt: skip
 
 
 def find(places: Iterable[Path], name: str, train: bool = False) -> str | None:
@@ -90,7 +92,11 @@ def _label(value: Any, names: tuple[str, ...] = ()) -> int | None:
 
 
 def _hellaswag(row: Row) -> Iterator[Row]:
-    yield {"context": field(row, "ctx"), "endings": field(row, "endings"), "label": _label(row.get("label"))}
+    yield {
+        "context": field(row, "ctx", "context"),
+        "endings": field(row, "endings"),
+        "label": _label(row.get("label")),
+    }
 
 
 def _piqa(row: Row) -> Iterator[Row]:
@@ -119,12 +125,14 @@ def _openbookqa(row: Row) -> Iterator[Row]:
 
 def _boolq(row: Row) -> Iterator[Row]:
     label = _label(field(row, "answer", "label"), ("false", "true"))
-    yield {"passage": field(row, "passage"), "question": field(row, "question"), "label": label}
+    passage = field(row, "passage")
+    yield {"group": passage, "passage": passage, "question": field(row, "question"), "label": label}
 
 
 def _rte(row: Row) -> Iterator[Row]:
     premise, hypothesis = field(row, "premise", "sentence1"), field(row, "hypothesis", "sentence2")
     yield {
+        "group": premise,
         "premise": premise,
         "hypothesis": hypothesis,
         "label": _label(row.get("label"), ("entailment", "not_entailment")),
@@ -138,19 +146,21 @@ def _sst(row: Row) -> Iterator[Row]:
 
 def _wsc(row: Row) -> Iterator[Row]:
     spans = row.get("target", row)
-    pronoun, words = field(spans, "span2_text"), field(row, "text").split()
+    pronoun, text = field(spans, "span2_text"), field(row, "text")
+    words = text.split()
     first = int(field(spans, "span2_index"))
     count = len(pronoun.split())
     marked = " ".join(words[first : first + count]).replace(pronoun, f"*{pronoun}*", 1)
     if f"*{pronoun}*" not in marked:
         raise BadRow(f"{pronoun!r} does not stand at word {first}", "span2_index")
     passage = " ".join([*words[:first], marked, *words[first + count :]])
-    label = _label(field(row, "label"), ("false", "true"))
+    label = _label(row.get("label"), ("false", "true"))
     yield {
+        "group": text,
         "passage": passage,
         "pronoun": pronoun,
         "candidate": field(spans, "span1_text"),
-        "label": bool(label),
+        "label": None if label is None else bool(label),
     }
 
 
@@ -161,10 +171,14 @@ def _drop(row: Row) -> Iterator[Row]:
                 answers = [pair["answer"], *pair.get("validated_answers", [])]
                 yield _drop_row(pair, inner["passage"], passage_id, answers)
         return
-    more = row.get("validated_answers", [])
-    if isinstance(more, dict):
-        more = [dict(zip(more, one)) for one in zip(*more.values())]
-    yield _drop_row(row, row["passage"], row.get("section_id", row["passage"]), [row["answer"], *more])
+    if "answers_spans" in row:
+        answers = row["answers_spans"]["spans"]
+    else:
+        more = row.get("validated_answers", [])
+        if isinstance(more, dict):
+            more = [dict(zip(more, one)) for one in zip(*more.values())]
+        answers = [row["answer"], *more]
+    yield _drop_row(row, row["passage"], row.get("section_id", row["passage"]), answers)
 
 
 def _drop_row(pair: Row, passage: str, group: str, answers: list) -> Row:
@@ -191,19 +205,35 @@ def _drop_spans(answer: Any) -> tuple[str, ...]:
 
 
 def _quac(row: Row) -> Iterator[Row]:
+    if "turn_ids" in row:  # Hugging Face's: a dialogue a row
+        votes = row["answers"]
+        votes = votes["texts"] if isinstance(votes, dict) else [one["texts"] for one in votes]
+        turns = zip(row["turn_ids"], row["questions"], votes, row["orig_answers"]["texts"], strict=True)
+        yield from _dialogue(row["dialogue_id"], row["wikipedia_page_title"], row["context"], turns)
+        return
+    if "data" not in row and "orig_answer" in row:
+        raise BadRow("is missing: TFDS's rows do not say whose turn they are; take the authors' file", "data")
     for article in field(row, "data"):
         for paragraph in article["paragraphs"]:
-            text, before = paragraph["context"].removesuffix("CANNOTANSWER").strip(), []
-            for turn in paragraph["qas"]:
-                answers = [one["text"] for one in turn["answers"]]
-                answers = [] if "CANNOTANSWER" in answers else answers
-                shown = turn.get("orig_answer", {}).get("text", "")
-                shown = "" if shown == "CANNOTANSWER" else shown or (answers[0] if answers else "")
-                yield {
-                    "id": turn["id"], "group": paragraph["id"], "title": article["title"], "paragraph": text,
-                    "before": list(before), "question": turn["question"], "answers": answers,
-                }  # fmt: skip
-                before.append((turn["question"], shown))
+            turns = [
+                (turn["id"], turn["question"], [one["text"] for one in turn["answers"]],
+                 turn.get("orig_answer", {}).get("text", ""))
+                for turn in paragraph["qas"]
+            ]  # fmt: skip
+            yield from _dialogue(paragraph["id"], article["title"], paragraph["context"], turns)
+
+
+def _dialogue(group: str, title: str, context: str, turns: Iterable[tuple]) -> Iterator[Row]:
+    """QuAC's rows of one dialogue, of its turns (id, question, people's answers, the answer in the dialogue)."""
+    text, before = context.removesuffix("CANNOTANSWER").strip(), []
+    for turn_id, question, votes, shown in turns:
+        answers = benchmark_packages.answers_of(votes)
+        shown = "" if shown == "CANNOTANSWER" else shown or (answers[0] if answers else "")
+        yield {
+            "id": turn_id, "group": group, "title": title, "paragraph": text, "before": list(before), "question": question,
+            "answers": answers,
+        }  # fmt: skip
+        before.append((question, shown))
 
 
 def _squad(row: Row) -> Iterator[Row]:

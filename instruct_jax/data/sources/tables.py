@@ -1,9 +1,10 @@
-"""Home of the files that other people's rows come in: JSON lines, a JSON array, CSV, Parquet, Arrow, TFDS; .gz where it is text.
+"""Home of the files that other people's rows come in: JSON lines, a JSON array or object, CSV, Parquet, Arrow, TFDS; .gz where it is text.
 
 Files and folders on disk only: nothing is looked up by name on a hub.
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -43,7 +44,7 @@ def read_values(path: str | os.PathLike) -> Iterator[Row]:
     if suffix in (".jsonl", ".ndjson"):
         return _read_lines(name)
     if suffix == ".json":
-        return _read_array(name) if _first_byte(name) == b"[" else _read_lines(name)
+        return _read_json(name)
     if suffix in (".csv", ".tsv"):
         return _read_csv(name, "\t" if suffix == ".tsv" else ",")
     if suffix in (".parquet", ".arrow") and not name.endswith(".gz"):
@@ -82,10 +83,25 @@ def _share(path: str, file) -> Callable[[], float]:
     return lambda: raw.tell() / size
 
 
-def _first_byte(path: str) -> bytes:
-    for _, line in jsonl.read_lines(path):
-        return line.strip()[:1]
-    return b""
+def _read_json(path: str) -> Iterator[Row]:
+    """An array, one object over several lines, or a value a line."""
+    first = next((line for _, line in jsonl.read_lines(path)), b"").strip()
+    if first.startswith(b"["):
+        return _read_array(path)
+    if first.startswith(b"{") and not _is_value(first):
+        with jsonl.opened(path) as file:
+            text = file.read(jsonl.MAX_LINE + 1).removeprefix(codecs.BOM_UTF8)
+        with contextlib.suppress(BadRow):
+            return iter([(1, jsonl.parse_value(text), text, 1.0)])
+    return _read_lines(path)
+
+
+def _is_value(text: bytes) -> bool:
+    try:
+        jsonl.parse_value(text)
+    except BadRow:
+        return False
+    return True
 
 
 def _read_array(path: str) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Home of SQuAD's rules for short answers (Rajpurkar et al. 2016 and 2018), which QuAC's F1 shares: words in normal form, best over
+"""Home of SQuAD's rules for short answers (Rajpurkar et al. 2016 and 2018), on which QuAC's build: words in normal form, best over
 the references; a question without an answer is right only when none is given.
 """
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from instruct_jax.evaluation.requests import Completion
-from instruct_jax.evaluation.scorers import drop, squad
+from instruct_jax.evaluation.scorers import drop, quac, squad
 from instruct_jax.evaluation.tasks.task import Row, Task, Values, blocks
 
 DROP = "Answer each question using information in the preceding passage."
@@ -54,8 +54,11 @@ def ask_quac(row: Row, examples: Sequence[Row]) -> Completion:
 
 
 def score_quac(row: Row, answer: str) -> Values:
-    """Word F1, best over the references; where the text has no answer the model must say that it does not know."""
-    return {"f1": squad.f1(answer, row["answers"] or [QUAC_UNKNOWN])}
+    """The official F1, of the questions on which people agree, and of all; "I don't know." is no answer."""
+    said = None if squad.normalize(answer) == squad.normalize(QUAC_UNKNOWN) else answer
+    f1 = quac.f1(said, row["answers"])
+    agreed = quac.agreement(row["answers"]) >= quac.LEAST_AGREEMENT
+    return ({"f1": f1} if agreed else {}) | {"unfiltered_f1": f1}
 
 
 def ask_squad(row: Row, examples: Sequence[Row]) -> Completion:
@@ -76,7 +79,7 @@ def score_squad(row: Row, answer: str) -> Values:
 
 
 def ask_wsc(row: Row, examples: Sequence[Row]) -> Completion:
-    """`passage` (the pronoun between asterisks), `pronoun`, `candidate`, `label` (whether it is meant)."""
+    """`passage` (the pronoun between asterisks), `pronoun`, `candidate`, `label` (whether it is meant, None: not known)."""
 
     def show(one: Row) -> str:
         question = f'In the passage above, what does the pronoun "{one["pronoun"]}" refer to?'
@@ -88,6 +91,8 @@ def ask_wsc(row: Row, examples: Sequence[Row]) -> Completion:
 
 def score_wsc(row: Row, answer: str) -> Values:
     """Whether the answer names the candidate (one's words within the other's) just when it should."""
+    if row["label"] is None:
+        return {}
     said, candidate = _words(answer), _words(row["candidate"])
     named = bool(said) and (f" {candidate} " in f" {said} " or f" {said} " in f" {candidate} ")
     return {"accuracy": float(named == row["label"])}
