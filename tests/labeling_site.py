@@ -117,8 +117,9 @@ class Person:
         address = self.get("/task").headers["location"]
         return (address, state_of(self.get(address).text)) if address != "/" else None
 
-    def submit(self, address, draft, key=None, seconds=12.0):
-        return self.post(f"{address}/submit", key=key or f"key-{next(KEYS):08}", draft=draft, seconds=seconds)
+    def submit(self, address, draft, key=None, seconds=12.0, version=9):
+        key = key or f"key-{next(KEYS):08}"
+        return self.post(f"{address}/submit", key=key, version=version, draft=draft, seconds=seconds)
 
     def close(self):
         self.http.close()

@@ -160,6 +160,22 @@ def test_a_draft_survives_a_lost_connection_and_a_reload(site):
     expect(other.locator("[name=likert][value='6']")).to_be_checked()
 
 
+def test_a_draft_whose_acknowledgement_was_lost_is_no_other_tabs(browser, tmp_path):
+    silent = """() => {
+        const real = window.fetch;
+        const lost = () => Promise.reject(new TypeError("no answer"));
+        window.fetch = (url, options) => real(url, options).then((answer) => (url.endsWith("/draft") ? lost() : answer));
+    }"""
+    with labeling_site(browser, tmp_path, [Task("demonstrate", "d1", {"prompt": "Say hello."})]) as site:
+        page = site.page("ann")
+        page.evaluate(silent)
+        page.locator("#response").fill("Hello, all of you.")
+        expect(page.locator("#saved")).to_have_text("Not saved, retrying")
+        go_on(page)
+        (row,) = site.export("demonstrations.train")
+        assert row.response == "Hello, all of you."
+
+
 def test_two_tabs_of_one_task_lose_nothing_of_each_other(site):
     first = site.page("ann")
     second = site.page("ann", path="/")
@@ -174,6 +190,24 @@ def test_two_tabs_of_one_task_lose_nothing_of_each_other(site):
     for number, text in ((1, "of the first, again"), (2, "of the second")):
         first.goto(f"{address.split('?')[0]}?output={number}")
         expect(first.locator("#notes")).to_have_value(text)
+
+
+def test_a_tab_left_behind_shows_the_newer_draft_before_it_submits_it(browser, tmp_path):
+    with labeling_site(browser, tmp_path, [Task("demonstrate", "d1", {"prompt": "Say hello."})]) as site:
+        first = site.page("ann")
+        first.locator("#response").fill("Hel")
+        expect(first.locator("#saved")).to_have_text("Saved")
+        second = site.page("ann")
+        second.locator("#response").fill("Hello, all of you.")
+        expect(second.locator("#saved")).to_have_text("Saved")
+        first.get_by_role("button", name="Submit").click()
+        expect(first.locator("#problems li")).to_contain_text("newer draft")
+        expect(first.locator("#response")).to_have_value("Hello, all of you.")
+        assert site.export("demonstrations.train") == []
+        first.locator("#response").fill("Hello, you.")
+        go_on(first)
+        (row,) = site.export("demonstrations.train")
+        assert row.response == "Hello, you."
 
 
 def test_a_session_that_ends_keeps_what_was_typed(site):
@@ -199,8 +233,8 @@ def test_undo_reopens_the_last_submission_and_the_second_one_counts(site):
     page.wait_for_url("**/task/*")
     assert site.export("rankings.train") == []
     page.get_by_role("link", name="Rank").click()
-    number = texts_on_cards(page)
     expect(page.locator("[data-rank='1'] .card")).to_have_count(3)
+    number = texts_on_cards(page)
     page.locator(f"#card-{number['two']} select").select_option("3")
     go_on(page)
     (ranking,) = site.export("rankings.train")

@@ -105,7 +105,8 @@ def test_nobody_submits_for_another_or_to_a_task_they_were_not_given(site):
     address, state = ann.task()
     draft = filled(state["draft"])
     assert bob.get(address).status_code == 403
-    for path, more in (("submit", {"draft": draft}), ("draft", {"draft": draft, "version": 1}), ("skip", {})):
+    sent = {"draft": draft, "version": 1}
+    for path, more in (("submit", sent), ("draft", sent), ("skip", {})):
         assert (
             bob.post(f"{address}/{path}", key="k" * 10, person="ann", labeler="ann", **more).status_code
             == 403
@@ -225,6 +226,7 @@ def test_what_is_not_json_or_not_a_form_is_a_clear_refusal(site):
         assert ann.post(f"{address}/submit", draft={}, **fields).status_code == 422
     for version in (None, "1", 1.5, True, -1, 2**60):
         assert ann.post(f"{address}/draft", draft={}, version=version).status_code == 422
+        assert ann.submit(address, filled({"outputs": [{}] * 3}), version=version).status_code == 422
     for output in ("0", "4", "-1", "x", "1e3", "9" * 5000, "%00", "٣"):
         assert ann.get(f"{address}?output={output}").status_code == 404
     assert ann.post(f"{address}/skip", key="k" * 10, reason="x" * 1001).status_code == 422

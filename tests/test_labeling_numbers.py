@@ -65,7 +65,7 @@ def label(store, person, task, ranks, likert, flags=None, seconds=10.0, key=None
         order = work.open_task(connection, person, task.id)["order"]
     shown = [[column[k] for k in order] for column in (ranks, likert, flags or [{}] * len(ranks))]
     empty = {"outputs": [{}] * len(ranks)}
-    assert not work.submit(store, person, task.id, key or f"key {task.id}", filled(empty, *shown), seconds)
+    assert not work.submit(store, person, task.id, key or f"key {task.id}", 1, filled(empty, *shown), seconds)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def screening_files(folder):
 def answer_screening(store, person, tests, ranks, sensitive):
     for task in tests[:2]:
         label(store, person, task, ranks, [4] * 3, [{"sexual": yes} for yes in sensitive])
-    work.submit(store, person, tests[2].id, "key of it", {"response": "Please do not."}, 1.0)
+    work.submit(store, person, tests[2].id, "key of it", 1, {"response": "Please do not."}, 1.0)
 
 
 @pytest.mark.parametrize(

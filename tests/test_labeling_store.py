@@ -61,7 +61,7 @@ def test_what_is_done_or_begun_stays_and_the_rest_of_a_leavers_tasks_moves_on(tm
     mine = [source for source, people in slots(store).items() if people == {"ann"}]
     done, begun = (tasks.Task("rank", source, {}).id for source in mine[:2])
     empty = {"outputs": [{}] * 3, "ranks": [None] * 3}
-    work.submit(store, "ann", done, "key", filled(empty), 1.0)
+    work.submit(store, "ann", done, "key", 1, filled(empty), 1.0)
     work.save_draft(store, "ann", begun, 1, empty)
     for i in range(20):
         auth.add_person(store, f"new-{i}", "labeler")

@@ -79,7 +79,7 @@ def test_a_text_of_several_models_comes_out_for_each_and_a_lone_output_is_no_ran
     contents = {"prompt": "ask", "outputs": [{"text": "x", "made_by": [["sft", True], ["ppo", False]]}]}
     store, _ = make_store(tmp_path, [Task("rank", "p", contents), rank_task("q", ["alone"])])
     for number, task in enumerate((Task("rank", "p", {}).id, Task("rank", "q", {}).id)):
-        work.submit(store, "ann", task, f"key {number}", filled({"outputs": [{}]}, [None]), 1.0)
+        work.submit(store, "ann", task, f"key {number}", 1, filled({"outputs": [{}]}, [None]), 1.0)
     written = export.write(store, tmp_path, expand_few_shot)
     with store.read() as connection:
         counted = {f"{row['name']}.jsonl": row["rows"] for row in export.counts(connection, expand_few_shot)}
@@ -163,7 +163,7 @@ def test_a_draft_of_another_shape_is_refused_and_nothing_is_kept(site):
     store, person = site
     address, _ = person.task()
     for bad in MALFORMED:
-        for path, more in (("draft", {"version": 1}), ("submit", {"key": "a key or so"})):
+        for path, more in (("draft", {"version": 1}), ("submit", {"key": "a key or so", "version": 1})):
             answer = person.post(f"{address}/{path}", draft=bad, **more)
             assert answer.status_code == 422 and answer.json()["message"], (path, bad)
     with store.read() as connection:
@@ -182,6 +182,24 @@ def test_a_draft_is_there_again_and_an_older_one_does_not_replace_it(site):
         assert stale.json()["draft"][key] == draft[key]
         assert state_of(person.get(address).text)["draft"][key] == draft[key]
     assert state_of(person.get(address).text)["version"] == 1
+
+
+def test_a_submission_does_not_replace_a_newer_draft_and_is_answered_with_it(site):
+    store, person = site
+    address, state = person.task()
+    older, newer = filled(state["draft"]), filled(state["draft"], likert=[7, 7, 7, 7])
+    assert person.post(f"{address}/draft", version=1, draft=older).status_code == 200
+    assert person.post(f"{address}/draft", version=2, draft=newer).status_code == 200
+    for version in (0, 1, 2):
+        stale = person.submit(address, older, version=version)
+        assert (stale.status_code, stale.json()["version"]) == (409, 2)
+        assert stale.json()["draft"]["outputs"] == newer["outputs"]
+    assert state_of(person.get(address).text)["draft"]["outputs"] == newer["outputs"]
+    assert person.submit(address, newer, version=2, key=state["key"]).status_code == 200
+    assert person.submit(address, older, version=0, key=state["key"]).status_code == 200  # sent again
+    with store.read() as connection:
+        ratings = list(export.rows(connection, "ratings.train", expand_few_shot))
+    assert [row.likert for row in ratings] == [7, 7, 7, 7]
 
 
 def test_undo_reopens_the_last_task_with_its_draft_and_keeps_the_first_answer_on_record(site, tmp_path):

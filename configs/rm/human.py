@@ -27,7 +27,7 @@ def get_config():
             model=dict(variant="lab", context=128, logit_chunk=8192),
             data=dict(dir="runs/human_rm/data", batch_size=8, k_max=9, demonstrations_split=None),
             optimizer=dict(learning_rate=1e-3, eps=1e-8),
-            train=dict(epochs=1, log_every=5),
+            train=dict(epochs=1.0, log_every=5),
             init="runs/quickstart/sft",
         )
     ).lock()

@@ -126,9 +126,7 @@ def task_page(visit: Visit) -> Response:
 
 def save_draft(visit: Visit) -> Response:
     """Keeps the draft and says when."""
-    version = visit.sent.get("version")
-    if type(version) is not int or not 0 <= version < 2**53:
-        raise Malformed("version: must be a whole number")
+    version = _version(visit)
     work.save_draft(
         visit.store, visit.person, visit.request.path_params["id"], version, visit.sent.get("draft")
     )
@@ -142,7 +140,8 @@ def submit(visit: Visit) -> Response:
     if type(seconds) not in (int, float) or not 0 <= seconds <= 1e6:
         raise Malformed("seconds: must be a number of seconds from 0 to 1000000")
     task, draft = visit.request.path_params["id"], visit.sent.get("draft")
-    problems = work.submit(visit.store, visit.person, task, _key(visit), draft, float(seconds))
+    key, version = _key(visit), _version(visit)
+    problems = work.submit(visit.store, visit.person, task, key, version, draft, float(seconds))
     if problems:
         return JSONResponse({"message": "Something is missing.", "problems": problems}, 422)
     return JSONResponse({"next": "/task"})
@@ -157,6 +156,13 @@ def skip(visit: Visit) -> Response:
 def undo(visit: Visit) -> Response:
     """Reopens what was submitted or skipped last."""
     return JSONResponse({"next": f"/task/{work.undo(visit.store, visit.person)}"})
+
+
+def _version(visit: Visit) -> int:
+    version = visit.sent.get("version")
+    if type(version) is not int or not 0 <= version < 2**53:
+        raise Malformed("version: must be a whole number")
+    return version
 
 
 def _key(visit: Visit) -> str:

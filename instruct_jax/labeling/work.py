@@ -68,26 +68,21 @@ def save_draft(store: Store, person: str, task_id: str, version: int, sent: obje
     with store.write() as connection:
         task = open_task(connection, person, task_id)
         draft = drafts.read(task["kind"], task["contents"], sent)
-        if version == task["version"] and draft == task["draft"]:
-            return  # the answer to the first sending was lost
-        if version <= task["version"]:
-            raise Refused(
-                409,
-                "A newer draft of this task was saved in another tab.",
-                version=task["version"],
-                draft=task["draft"],
-            )
+        if _stored(task, version, draft):
+            return
         connection.execute(
             "UPDATE slots SET draft = ?, version = ? WHERE task = ? AND person = ?",
             [json.dumps(draft), version, task["number"], person],
         )
 
 
-def submit(store: Store, person: str, task_id: str, key: str, sent: object, seconds: float) -> list[dict]:
+def submit(
+    store: Store, person: str, task_id: str, key: str, version: int, sent: object, seconds: float
+) -> list[dict]:
     """Stores a submission, once for a key; returns its problems (drafts.problems), with which nothing is stored.
 
     Raises:
-      Refused: as open_task.
+      Refused: as save_draft, so that none replaces a newer draft.
       drafts.Malformed: not a draft of this task.
     """
     with store.write() as connection:
@@ -95,6 +90,7 @@ def submit(store: Store, person: str, task_id: str, key: str, sent: object, seco
             return []
         task = open_task(connection, person, task_id)
         draft = drafts.read(task["kind"], task["contents"], sent)
+        _stored(task, version, draft)
         found = drafts.problems(task["kind"], task["contents"], draft)
         if not found:
             answer = json.dumps(drafts.to_stored(draft, task["order"]))
@@ -187,6 +183,16 @@ def _order(connection, task: sqlite3.Row, contents: dict, person: str) -> list[i
         return []
     seed = int(connection.execute("SELECT value FROM settings WHERE name = 'seed'").fetchone()[0])
     return assignment.shown_order(seed, task["id"], person, len(contents["outputs"]))
+
+
+def _stored(task: dict, version: int, draft: dict) -> bool:
+    """Whether a draft is the stored one, sent again as its answer was lost; Refused for another of the stored or an older version."""
+    if version > task["version"]:
+        return False
+    if version < task["version"] or draft != task["draft"]:
+        told = "A newer draft of this task was saved in another tab."
+        raise Refused(409, told, version=task["version"], draft=task["draft"])
+    return True
 
 
 def _repeated(connection, person: str, task_id: str, key: str) -> bool:

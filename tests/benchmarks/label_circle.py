@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests .venv/bin/python tests/benchmarks/label_circle.py [--folder runs/label_circle] [--rank 120] [--judge 40]
 
-Needs a finished quickstart and takes about ten minutes. Every command is one that a user would type and is printed; people are played: the
+Needs a finished quickstart and takes about half an hour. Every command is one that a user would type and is printed; people are played: the
 lab's simulated labelers, who know of a task only the prompt and outputs that their page shows, log in, rate every output and set its
 flags, and rank by mouse, by keyboard, or by menu on a narrow screen. Three people of the training pool rank SFT's outputs for the
 reward model; two of each pool judge SFT and PPO-ptx on test prompts. The reward model is then asked about what the held-out ones

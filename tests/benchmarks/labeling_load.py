@@ -103,7 +103,9 @@ class Labeler(threading.Thread):
                 output["likert"] = self.random.randint(1, 7)
             for version in (1, 2):
                 self._send("draft", f"{address}/draft", {"version": version, "draft": draft})
-            self._send("submit", f"{address}/submit", {"key": key, "draft": draft, "seconds": 20.0})
+            self._send(
+                "submit", f"{address}/submit", {"key": key, "version": 3, "draft": draft, "seconds": 20.0}
+            )
             self.acknowledged.append((key, time.monotonic()))
 
     def _log_in(self) -> None:

@@ -15,6 +15,10 @@ const get = (tree, path) => path.reduce((node, key) => node?.[key], tree);
 
 const without = (paths, gone) => paths.filter((path) => !gone.some((other) => String(other) === String(path)));
 
+// As text, whatever the order of its fields.
+const canonical = (draft) => JSON.stringify(draft, (_, value) =>
+  value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value);
+
 function overlay(base, over, paths) {
   const draft = structuredClone(base);
   for (const path of paths) {
@@ -38,6 +42,7 @@ export function openTask({ paths, clock, show }) {
   let wait = 1000;
   let over = false;
   let carried = []; // paths that an earlier page could not save
+  let unsure = []; // drafts that were sent and not answered: the server may have one of them
 
   function adopt(draft) {
     task.draft = draft;
@@ -85,11 +90,13 @@ export function openTask({ paths, clock, show }) {
     while (dirty && !over) {
       dirty = false;
       let answer;
+      unsure.push(canonical(task.draft));
       try {
         answer = await post(`${url}/draft`, { version: version + 1, draft: task.draft });
       } catch {
         answer = { status: 0, data: {} };
       }
+      if (answer.status === 200 || answer.status === 409) unsure = [];
       if (answer.status === 200) {
         version = answer.data.version ?? version + 1;
         wait = 1000;
@@ -203,6 +210,15 @@ export function openTask({ paths, clock, show }) {
     box.scrollIntoView({ block: "nearest" });
   }
 
+  // Another tab was faster: shows its draft, with what only this page has on top, and asks for another look.
+  function overtaken(newer) {
+    version = newer.version;
+    adopt(overlay(newer.draft, task.draft, dirty ? [...paths, ...carried] : []));
+    if (dirty) schedule(0);
+    return { message: "A newer draft of this task was saved in another tab. It is shown here now: look it over and submit again." };
+  }
+
+  // `body`: makes what is sent, once nothing is being saved any more.
   async function finish(action, body, button) {
     if (over) return;
     clearTimeout(waiting);
@@ -211,7 +227,7 @@ export function openTask({ paths, clock, show }) {
     if (button) button.disabled = true;
     let answer;
     try {
-      answer = await post(`${url}/${action}`, { key: state.key, ...body });
+      answer = await post(`${url}/${action}`, { key: state.key, ...body() });
     } catch {
       if (button) button.disabled = false;
       return notice("No connection: not sent. Everything is kept in this browser; press the button again in a moment.");
@@ -224,20 +240,27 @@ export function openTask({ paths, clock, show }) {
     }
     if (button) button.disabled = false;
     if (answer.status === 422) return answer.data.problems ?? [];
+    if (answer.status === 409 && answer.data.draft) {
+      if (!unsure.includes(canonical(answer.data.draft))) return [overtaken(answer.data)];
+      version = answer.data.version; // the newer draft is this page's own
+      return finish(action, body, button);
+    }
     refused(answer);
   }
 
   // Resolves to the problems that the server found, if any.
   function submit(button) {
     tick();
-    return finish("submit", { draft: task.draft, seconds: Math.round(10 * spent()) / 10 }, button);
+    return finish("submit", () => ({ version: version + 1, draft: task.draft, seconds: Math.round(10 * spent()) / 10 }), button);
   }
 
   addEventListener("online", save);
   addEventListener("pagehide", () => {
     if (over) return;
     countTime();
-    if (dirty) post(`${url}/draft`, { version: version + 1, draft: task.draft }, true).catch(() => {});
+    if (!dirty) return;
+    unsure.push(canonical(task.draft));
+    post(`${url}/draft`, { version: version + 1, draft: task.draft }, true).catch(() => {});
   });
   for (const link of document.querySelectorAll(`a[href^="${url}?"]`)) {
     link.addEventListener("click", (event) => {
@@ -246,7 +269,7 @@ export function openTask({ paths, clock, show }) {
       leave(link.href);
     });
   }
-  skipDialog((reason, button) => finish("skip", { reason }, button));
+  skipDialog((reason, button) => finish("skip", () => ({ reason }), button));
   addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
     event.preventDefault();
