@@ -1,6 +1,6 @@
 """Run one experiment: the stage that a config file names, in a folder that it can be resumed from.
 
-    python -m instruct_jax.main --config configs/lab/sft.py --workdir runs/sft --config.loop.total_steps=100
+    python -m instruct_jax.main --config configs/lab/trial_sft.py --workdir runs/trial_sft --config.sft.train.epochs=8
 
 Any field of the config can be set as --config.section.field=value, after --config. The same command again resumes
 the run; a finished run returns at once. The folder gets config.json, checkpoints/, metrics.jsonl and tensorboard/, and
@@ -141,7 +141,7 @@ def check_overrides(argv: list[str]) -> None:
     """InputError for a config file that is not there or is wrong, and for an override that names no field of it."""
     given = _config_path(argv)
     if not given:
-        raise InputError("--config is missing: name a config file, such as --config configs/lab/sft.py")
+        raise InputError("--config is missing: name a config file, such as --config configs/lab/trial_sft.py")
     path, colon, part = given.partition(":")
     if not os.path.isfile(path):
         raise InputError(
@@ -185,6 +185,11 @@ def parse(argv: list[str]):
         raise InputError(f"{rest[1]!r} belongs to no flag: write --config.section.field=value")
     if not values.workdir:
         raise InputError("--workdir is missing: name the run's folder, such as --workdir runs/first")
+    if "://" in values.workdir:
+        raise InputError(
+            f"--workdir {values.workdir}: a run's folder is a path such as runs/first, which may lie in a mounted bucket "
+            "(docs/launching.md)"
+        )
     config = values.config
     if "stage" not in config:
         raise InputError(f"{_config_path(argv)} has no field 'stage': set it to one of {', '.join(STAGES)}")

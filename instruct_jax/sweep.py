@@ -132,9 +132,9 @@ def start(args: argparse.Namespace) -> int:
     if args.metric and not args.report:
         raise InputError("--metric goes with --report")
     out = args.out or f"runs/sweeps/{Path(args.file).stem}"
-    if "://" in out and (args.report or args.parallel):
+    if "://" in out:
         raise InputError(
-            f"--out {out}: trials in a bucket can be printed only; copy them here to report on them"
+            f"--out {out}: it must be a path such as runs/sweeps/first, which may lie in a mounted bucket (docs/launching.md)"
         )
     sweep = plan.read(args.file)
     trials = checked(sweep, plan.plan(sweep, out), to_run=not args.report)

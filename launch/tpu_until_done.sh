@@ -3,8 +3,11 @@
 #
 # The workers' exit statuses are those of instruct_jax.main. 0: done. 1, 2, 130, or a worker that was told to stop: over.
 # 143 (saved after SIGTERM), killed, or gone with its VM: the TPU is asked for again if need be, and the run started again,
-# which goes on from its last checkpoint.
+# which goes on from its last checkpoint. Not without limit where the TPU stayed and the run crashed, for it costs.
 # shellcheck disable=SC2154 # what is not assigned here is tpu_vm.sh's
+
+restarts=20 # in a row after a crash on a TPU that stayed
+crashes=0
 
 identity() { printf '%s\0' "${arguments[@]}" | cksum | cut -d ' ' -f 1; }
 
@@ -22,6 +25,7 @@ report() { # "running", "ended N", "ended N stopped" or "lost", one line a worke
 
 conclude() { # from the workers' ends, what becomes of the run: an exit status, or $again
   local ends="$1" number
+  if grep -qx 'ended 13[4-9]' <<<"$ends" && ! grep -qx 'ended 143' <<<"$ends"; then crashes=$((crashes + 1)); else crashes=0; fi
   if ! grep -qvE '^ended 0( stopped)?$' <<<"$ends"; then return 0; fi
   if grep -q stopped <<<"$ends"; then
     say "stopped, as tpu_vm.sh stop asked; the same command goes on from the last checkpoint"
@@ -60,6 +64,11 @@ watch() { # until every worker's run has ended; returns as `conclude`, or $again
 attempt() { # bring the TPU and the run up, whatever is there, and watch; an exit status, or $again
   local now ends
   now="$(state)" || return
+  if [[ "$now" != ACTIVE ]]; then crashes=0; fi
+  if ((crashes > restarts)); then
+    complain "gave up after $restarts restarts in a row that crashed on a TPU that stayed; see: bash launch/tpu_vm.sh logs $name"
+    return 1
+  fi
   case "$now" in
     NONE) create || return ;;
     FAILED | SUSPENDING | SUSPENDED | PREEMPTED | TERMINATED | STOPPED | GONE)

@@ -89,7 +89,7 @@ at_place() { call xpk "$@" ${flags[zone]:+"--zone=${flags[zone]}"} ${flags[proje
 run() {
   # shellcheck disable=SC2016 # these belong to the container's shell
   local inside='set -e; bash launch/setup.sh --tpu; source launch/env.sh
-    mkdir -p /bucket/runs /bucket/data; ln -sfn /bucket/runs runs; export INSTRUCT_JAX_DATA=/bucket/data
+    mkdir -p /bucket/runs /bucket/data; rm -rf runs; ln -s /bucket/runs runs; export INSTRUCT_JAX_DATA=/bucket/data
     exec "$VENV/bin/python" -m instruct_jax.main "$@"' command
   printf -v command '%q ' exec bash -c "$inside" main "${arguments[@]}"
   at_place workload create --workload="$name" --cluster="${flags[cluster]}" --tpu-type="${flags[type]}" \

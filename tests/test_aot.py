@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from instruct_jax import aot, devices
 from instruct_jax.errors import InputError
 from instruct_jax.models.variants import variant
 from instruct_jax.reports import ahead
+from instruct_jax.sharding import make_mesh
+from instruct_jax.stages import train_ppo
 from instruct_jax.stages.ahead import compiling, fitting, sending, work
 
 ROOT = Path(__file__).parent.parent
@@ -36,11 +39,11 @@ TINY = {
 }  # fmt: skip
 
 
-def load(path):
+def load(path, *part):
     spec = importlib.util.spec_from_file_location("a_config", ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*part)
 
 
 def compile_ahead(config, *words):
@@ -161,6 +164,43 @@ def test_the_papers_experiments_cost_what_the_paper_says(path, days, low, high):
     assert low <= runs * flops / 8.64e19 <= high
 
 
+@pytest.mark.parametrize(
+    "path, fields, steps",
+    [
+        # 12,725 prompts are every row but each tenth of 14,138, 441.8 batches of 32.
+        ("sft", {"train.epochs": 2.0, "data.pretraining_fraction": 0.1}, 2 * 442),
+        ("sft", {"train.epochs": 2.0}, 2 * 398),
+        ("sft", {"train.epochs": 2.0, "data.pretraining_fraction": 0.1, "data.kind": "documents"}, 2 * 398),
+        ("sft", {"train.epochs": None, "train.steps": 7, "data.pretraining_fraction": 0.1}, 7),
+        ("rm", {"train.epochs": 1.5, "data.batch_size": 64}, 779),  # 778.3
+    ],
+)
+def test_a_run_counts_the_steps_that_the_stage_takes(path, fields, steps):
+    file = {"sft": "configs/sft/gpt3_1p3b.py", "rm": "configs/rm/gpt3_6b.py"}[path]
+    assert work.of(fitting.changed(load(file), fields)).programs["train_step"][0] == steps
+
+
+def test_sampling_that_refills_is_counted_as_sampling_that_does_not_but_for_its_memory(monkeypatch):
+    chip, real = SimpleNamespace(coords=(0, 0, 0)), compiling.compile_one
+    slice_of_one = SimpleNamespace(size=1, devices=np.array([chip]))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    monkeypatch.setattr(compiling.Slice, "mesh", lambda self, config: mesh)
+    monkeypatch.setattr(compiling, "compile_one", lambda a, b, mesh, *more: real(a, b, slice_of_one, *more))
+    place = compiling.Slice("v5e:1x1", [chip], devices.CHIPS["v5e"])
+
+    def rollout(refill):
+        config = load("tests/configs/tiny_pod.py", "ppo")
+        config = fitting.changed(config, {"train.rollout_size": 4, "train.refill": refill})
+        report = compiling.examine(config, train_ppo.programs, place, only="rollout", say=lambda told: None)
+        return report["programs"]["rollout"], report["assumed"]
+
+    (plain, before), (refilled, after) = rollout(False), rollout(True)
+    for counted in ("flops_per_chip", "memory_traffic_bytes", "seconds"):
+        assert refilled[counted] == plain[counted]
+    assert refilled["temporary_bytes"] != plain["temporary_bytes"]
+    assert [one for one in after if one not in before] == [compiling.REFILLED]
+
+
 def report_of(needed, seconds=2.0, name="update"):
     """A report as examine makes it, of one program that needs so many GiB of 16."""
     fits = needed <= 16
@@ -206,7 +246,9 @@ def test_what_does_not_fit_is_tried_smaller_until_it_fits(monkeypatch):
 
 def test_the_last_thing_tried_is_more_devices_for_one_model():
     config = fitting.changed(load("configs/ppo/gpt3_1p3b.py"), {"mesh.data": 2, "mesh.fsdp": 8})
-    ladder = list(fitting.changes(config, "update"))
+    ladder = list(fitting.changes(config, PLACE, "update"))
+    left_open = fitting.changed(config, {"mesh.data": -1})
+    assert list(fitting.changes(left_open, PLACE, "update")) == ladder
     assert ladder[0] == {"mesh.data": 1, "mesh.fsdp": 16}
     assert ladder[1] == {"train.offload": ("optimizer", "average", "frozen")}
     assert ladder[2] == {"mesh.data": 1, "mesh.fsdp": 8, "mesh.sequence": 2}

@@ -240,6 +240,31 @@ def test_collectives_of_a_fresh_compilation_are_counted_with_their_turns():
     assert found["reduce-scatter"] == (8 * 16 * 4, 1, (0, 2, 4, 6))
 
 
+@pytest.mark.parametrize("branches", [("small", "large"), ("large", "small")])
+def test_of_a_conditional_the_branch_with_the_most_bytes_counts(branches):
+    text = f"""
+%small (a: f32[8]) -> f32[8] {{
+  %a = f32[8]{{0}} parameter(0)
+  ROOT %s = f32[8]{{0}} all-reduce(%a), replica_groups={{{{0,1}}}}, to_apply=%add
+}}
+
+%large (b: f32[8]) -> f32[8] {{
+  %b = f32[8]{{0}} parameter(0)
+  %wide = f32[64]{{0}} all-gather(%b), replica_groups={{{{0,1}}}}, dimensions={{0}}
+  ROOT %first = f32[8]{{0}} slice(%wide), slice={{[0:8]}}
+}}
+
+ENTRY %main (i: s32[], p: f32[8]) -> f32[8] {{
+  %i = s32[] parameter(0)
+  %p = f32[8]{{0}} parameter(1)
+  ROOT %c = f32[8]{{0}} conditional(%i, %p, %p), branch_computations={{%{branches[0]}, %{branches[1]}}}
+}}
+"""
+    found = traffic.read(text)
+    assert [(one.kind, one.bytes) for one in found.collectives] == [("all-gather", 64 * 4)]
+    assert found.rest_bytes == (8 + 64) * 4 + (8 + 8) * 4
+
+
 def test_time_is_the_slowest_of_three_and_collectives_that_nothing_hides_on_top():
     chip = CHIPS["v5e"]
     places = [(x, y, 0) for x in range(4) for y in range(2)]

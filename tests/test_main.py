@@ -1,11 +1,12 @@
-import dataclasses
+import ast
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from instruct_jax import devices, main
 from instruct_jax.errors import InputError
-from instruct_jax.stages.settings import SHARED, known_fields, section, snapshot
+from instruct_jax.stages.settings import SHARED, known_fields, snapshot
 from instruct_jax.training.guard import Preempted, TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,19 @@ def test_the_traceback_is_shown_when_asked_for(experiment, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_every_command_of_mains_help_and_of_a_configs_docstring_is_one_that_main_takes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = []
+    for path in (Path("instruct_jax/main.py"), *sorted(Path("configs").rglob("*.py"))):
+        text = (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\\\n", " ")
+        commands += re.findall(r"python -m instruct_jax\.main (.*)", text)
+    assert len(commands) > 20
+    for command in commands:
+        main.parse(["main", *shlex.split(command)])
+    named = re.findall(r"configs/[\w/]+\.py", Path("instruct_jax/main.py").read_text())
+    assert len(named) > 1 and all(map(os.path.isfile, named))
+
+
 def test_missing_files_flags_and_stages_are_named(tmp_path, capsys):
     path = tmp_path / "study.py"
     path.write_text(CONFIG.replace('"sft"', '"stf"'))
@@ -129,6 +143,7 @@ def test_missing_files_flags_and_stages_are_named(tmp_path, capsys):
         (["--workdir", "x"], "--config is missing"),
         (["--config", str(tmp_path / "no.py"), "--workdir", "x"], "no file"),
         (["--config", str(path)], "--workdir is missing"),
+        (["--config", str(path), "--workdir", "gs://b/x"], "--workdir gs://b/x: a run's folder is a path"),
         (
             ["--config", str(path), "--workdir", str(tmp_path / "x")],
             "config.stage is 'stf' (did you mean sft?)",
@@ -232,6 +247,27 @@ def test_a_folder_with_checkpoints_keeps_its_config(tmp_path):
         snapshot(config, tmp_path)
 
 
+@pytest.mark.parametrize("how", ["times", "a stage's checkpoint", "a fold's"])
+def test_so_does_a_folder_of_a_chain_of_which_something_is_done(how, tmp_path):
+    config = ConfigDict({"rm": {"epochs": 1}, "mesh": {"data": 1}})
+    snapshot(config, tmp_path)
+    (tmp_path / "times.json").write_text(json.dumps({"data (unfinished)": 1.0}))
+    (tmp_path / "another_run" / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "another_run" / "config.json").write_text("{}")
+    config.rm.epochs = 2
+    snapshot(config, tmp_path)  # nothing done yet
+    if how == "times":
+        (tmp_path / "times.json").write_text(json.dumps({"data": 2.0, "rm (unfinished)": 1.0}))
+    else:
+        (tmp_path / ("sft" if "stage" in how else "fold_0/rm") / "checkpoints" / "5").mkdir(parents=True)
+    config.mesh.data = 4
+    snapshot(config, tmp_path)
+    config.rm.epochs = 3
+    with pytest.raises(InputError, match="config.rm.epochs = 2, now 3"):
+        snapshot(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["rm"] == {"epochs": 2}
+
+
 def test_help_answers_without_loading_jax():
     code = "import sys\nfrom instruct_jax.main import main\nstatus = main(['main', '--help'])\nsys.exit(status or 'jax' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -251,72 +287,6 @@ def test_the_command_itself_leaves_with_status_2(tmp_path):
     assert found.returncode == 2
     assert "--config.sed" in found.stderr and "did you mean config.seed?" in found.stderr
     assert "Traceback" not in found.stderr
-
-
-@dataclasses.dataclass(frozen=True)
-class Inner:
-    depth: int
-    rate: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outer:
-    rate: float
-    steps: int
-    kind: Literal["cosine", "constant"]
-    inner: Inner
-    sizes: tuple[int, ...] = ()
-    pair: tuple[str, float] = ("a", 1.0)
-    flag: bool = False
-    weights: dict[str, float] | None = None
-
-
-GOOD = {"rate": 1, "steps": 3, "kind": "cosine", "inner": {"depth": 2, "rate": None}}
-
-
-def build(**changes):
-    tree = {**GOOD, **changes}
-    return section(ConfigDict({"a": {"b": {k: v for k, v in tree.items() if v != "absent"}}}), "a.b", Outer)
-
-
-def test_a_section_becomes_its_dataclass():
-    built = build(sizes=(1, 2), pair=("b", 2), flag=True, weights={"x": 1})
-    assert built == Outer(1.0, 3, "cosine", Inner(2), (1, 2), ("b", 2.0), True, {"x": 1.0})
-    assert type(built.rate) is float and type(built.weights["x"]) is float
-    assert build().weights is None
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"stps": 3}, "config.a.b.stps: no such field (did you mean steps?)"),
-        ({"inner": {"depht": 2}}, "config.a.b.inner.depht: no such field (did you mean depth?)"),
-        ({"inner": {}}, "config.a.b.inner lacks config.a.b.inner.depth"),
-        ({"steps": "absent", "rate": "absent"}, "lacks config.a.b.rate, config.a.b.steps"),
-        ({"steps": 3.0}, "config.a.b.steps must be int, got 3.0 (float)"),
-        ({"steps": True}, "config.a.b.steps must be int, got True (bool)"),
-        ({"rate": False}, "config.a.b.rate must be float, got False (bool)"),
-        ({"rate": None}, "config.a.b.rate must be float, got None"),
-        ({"flag": 1}, "config.a.b.flag must be bool, got 1 (int)"),
-        ({"inner": {"depth": 2, "rate": "x"}}, "config.a.b.inner.rate must be float, got 'x' (str)"),
-        ({"inner": 3}, "config.a.b.inner must be a section"),
-        ({"sizes": (1, 2.5)}, "config.a.b.sizes[1] must be int, got 2.5"),
-        ({"pair": ("b",)}, "config.a.b.pair takes 2 values, got 1"),
-        ({"kind": "cosin"}, "config.a.b.kind is 'cosin' (did you mean cosine?)"),
-        ({"weights": {"x": "y"}}, "config.a.b.weights.x must be float"),
-    ],
-)
-def test_a_wrong_field_is_named_with_what_was_expected(changes, message):
-    with pytest.raises(InputError) as caught:
-        build(**changes)
-    assert message in str(caught.value)
-
-
-def test_a_missing_section_is_named_with_its_nearest():
-    with pytest.raises(InputError, match="config.a has no section 'c'"):
-        section(ConfigDict({"a": {"b": {}}}), "a.c", Outer)
-    with pytest.raises(InputError, match=r"config has no section 'optimzer' \(did you mean optimizer\?\)"):
-        section(ConfigDict({"optimizer": {}}), "optimzer", Outer)
 
 
 def test_the_compile_cache_goes_where_it_is_told(monkeypatch, tmp_path):

@@ -1,9 +1,11 @@
 """launch/tpu_vm.sh run --until-done: what it does about preemptions, crashes and lost connections, until the run is done."""
 
+import os
+import subprocess
 import time
 
 import pytest
-from cloud_fixture import START, Laptop
+from cloud_fixture import ROOT, START, Laptop
 
 SHAPE = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
 FLAGS = ["mine", *SHAPE, "--spot", "--bucket=b", "--until-done"]
@@ -179,3 +181,51 @@ def test_the_code_of_a_restart_is_that_of_the_start(laptop):
     (laptop.repo / "model.py").write_text("half an edit")
     assert watching.wait(timeout=60) == 0
     assert runs(laptop) == 2 and laptop.far("instruct_jax/code/model.py") == "first"
+
+
+# Stands for tpu_vm.sh: every run takes a quarter of an hour and ends as the next line of `ends` says, the TPU is as `states` says.
+STAND_IN = """
+again=75 poll=0 name=mine worker_script=w arguments=(x)
+say() { :; }
+complain() { echo "$*"; }
+next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
+state() { next states; }
+create() { :; }
+delete() { :; }
+await() { :; }
+setup() { :; }
+on_workers() {
+  case "$*" in
+    *status) sed "s/^/worker: run $(identity) /" now ;;
+    *) next ends | tr , '\\n' >now; echo run >>runs; SECONDS=$((SECONDS + 900)) ;;
+  esac
+}
+source "$ROOT/launch/tpu_until_done.sh"
+touch now
+until_done
+"""
+
+
+@pytest.mark.parametrize(
+    "ends, states, expected",
+    [
+        (["ended 139,ended 134"], ["ACTIVE"], 21),
+        (["ended 137,lost"], ["ACTIVE"], 21),
+        (["ended 134"] * 15 + ["ended 134,ended 143"] + ["ended 134"], ["ACTIVE"], 16 + 21),
+        (["ended 134"], ["ACTIVE"] * 15 + ["PREEMPTED"] + ["ACTIVE"], 15 + 21),
+        (["ended 143"] * 40 + ["ended 0"], ["ACTIVE"], 41),
+    ],
+    ids=["crash", "killed", "saved between", "preempted between", "saved"],
+)
+def test_a_run_that_always_crashes_on_a_tpu_that_stays_is_given_up_after_twenty_restarts(
+    tmp_path, ends, states, expected
+):
+    (tmp_path / "ends").write_text("\n".join(ends) + "\n")
+    (tmp_path / "states").write_text("\n".join(states) + "\n")
+    told = dict(
+        cwd=tmp_path, env={**os.environ, "ROOT": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    done = subprocess.run(["bash", "-c", STAND_IN], **told)
+    assert len((tmp_path / "runs").read_text().split()) == expected, done
+    gave_up = "gave up after 20 restarts in a row that crashed" in done.stdout
+    assert (done.returncode, gave_up) == ((0, False) if ends[-1] == "ended 0" else (1, True))

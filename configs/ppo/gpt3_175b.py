@@ -1,6 +1,6 @@
 r"""PPO-ptx of GPT-3 175B at the paper's values (App. C.4): 256k episodes, 512 an iteration, minibatches of 64, 6B reward and value.
 
-    python -m instruct_jax.main --config configs/ppo/gpt3_175b.py --workdir gs://…/ppo_175b \
+    python -m instruct_jax.main --config configs/ppo/gpt3_175b.py --workdir runs/ppo_175b \
         --config.data_dir=… --config.init=… --config.reward=…
 
 The paper sweeps the peak learning rate and does not print the winner; this is the grid's lower one. Plain PPO: ppo.ptx_coef 0.

@@ -1,6 +1,6 @@
 """A reward model of GPT-3 175B's shape at the paper's values (App. C.2): 64 prompts a batch, all pairs of K = 4 to 9, one epoch.
 
-    python -m instruct_jax.main --config configs/rm/gpt3_175b.py --workdir gs://…/rm_175b --config.data.dir=… --config.init=…
+    python -m instruct_jax.main --config configs/rm/gpt3_175b.py --workdir runs/rm_175b --config.data.dir=… --config.init=…
 
 The paper's only reward model is the 6B one; it serves every policy size. Not run here: shapes are checked.
 """
@@ -27,7 +27,7 @@ def get_config():
             ),
             data=dict(dir="", batch_size=64, k_max=9),
             optimizer=dict(learning_rate=9e-6),
-            train=dict(epochs=1, divide_by="all_pairs", offload=()),
+            train=dict(epochs=1.0, divide_by="all_pairs", offload=()),
             init="",
         )
     ).lock()

@@ -1,6 +1,6 @@
 """The SFT baseline of GPT-3 175B at the paper's values (App. C.1): 16 epochs, cosine to 10 %, no warm-up, residual dropout 0.2.
 
-    python -m instruct_jax.main --config configs/sft/gpt3_175b.py --workdir gs://…/sft_175b --config.data.dir=… --config.init=…
+    python -m instruct_jax.main --config configs/sft/gpt3_175b.py --workdir runs/sft_175b --config.data.dir=… --config.init=…
 
 Not run here: shapes are checked, nothing is claimed about results. The PPO-init model is the same with train.epochs 2,
 data.pretraining_fraction 0.1, optimizer.learning_rate 2.45e-6 and model.dropout 0 (App. C.3).
@@ -29,7 +29,7 @@ def get_config():
             ),
             data=dict(dir="", kind="demonstrations", batch_size=8, pretraining_fraction=0.0),
             optimizer=dict(learning_rate=5.03e-6),
-            train=dict(epochs=16, keep_epochs=True, offload=()),
+            train=dict(epochs=16.0, keep_epochs=True, offload=()),
             init="",
         )
     ).lock()

@@ -6,6 +6,7 @@ Two phases are kept apart: loops that may end early (decoding), and the rest.
 import math
 import re
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -50,36 +51,48 @@ class Collective:
 class Traffic:
     """Bytes of a chip's memory read and written by loops that may end early and by the rest, and the collectives."""
 
-    loop_bytes: float
-    rest_bytes: float
-    collectives: tuple[Collective, ...]
+    loop_bytes: float = 0.0
+    rest_bytes: float = 0.0
+    collectives: tuple[Collective, ...] = ()
+
+    @property
+    def bytes(self) -> float:
+        """All that is moved and sent."""
+        return self.loop_bytes + self.rest_bytes + sum(one.wire_bytes for one in self.collectives)
 
 
 def read(text: str, layers: frozenset[int] = frozenset()) -> Traffic:
-    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit). `layers`: how
-    many the models have, by which the loops over them are known."""
+    """The traffic of a compiled program's text. Loops are multiplied by their turns (early-ending ones by their limit), of a conditional
+    the branch with the most bytes counts. `layers`: how many the models have, by which the loops over them are known."""
     module = parse(text)
-    moved, found = {False: 0.0, True: 0.0}, []
 
-    def visit(name: str, times: int, loop: bool, fused: bool, in_layers: bool) -> None:
-        inside = module.computations[name]
+    def visit(name: str, times: int, loop: bool, fused: bool, in_layers: bool) -> Traffic:
+        inside, moved, found, parts = module.computations[name], 0.0, [], []
         for each in inside.instructions.values():
             collective = _collective(module, inside, each, times, loop)
             if collective:
                 found.append(replace(collective, in_layers=in_layers))
             if not fused:
-                moved[loop] += times * _moved(module, inside, each)
+                moved += times * _moved(module, inside, each)
             if each.opcode == "while":
                 count, early = turns(module, inside, each)
                 over_layers = count in layers and not _loops(module, each.called("body"), layers)
-                for part in ("body", "condition"):
-                    visit(each.called(part), times * count, loop or early, fused, in_layers or over_layers)
+                deeper = times * count, loop or early, fused, in_layers or over_layers
+                parts += [visit(each.called(part), *deeper) for part in ("body", "condition")]
+            elif each.opcode == "conditional":
+                branches = [visit(called, times, loop, fused, in_layers) for called in called_by(each)]
+                parts.append(max(branches, key=lambda branch: branch.bytes))
             elif collective is None or each.opcode == "call":
-                for called in called_by(each):
-                    visit(called, times, loop, fused or each.opcode not in ("call", "conditional"), in_layers)
+                within = times, loop, fused or each.opcode != "call", in_layers
+                parts += [visit(called, *within) for called in called_by(each)]
+        parts.append(Traffic(moved if loop else 0.0, 0.0 if loop else moved, tuple(found)))
+        return Traffic(
+            sum(part.loop_bytes for part in parts),
+            sum(part.rest_bytes for part in parts),
+            tuple(chain.from_iterable(part.collectives for part in parts)),
+        )
 
-    visit(module.entry, 1, False, False, False)
-    return Traffic(moved[True], moved[False], tuple(found))
+    return visit(module.entry, 1, False, False, False)
 
 
 def _loops(module: Module, name: str, counts: frozenset[int]) -> bool:

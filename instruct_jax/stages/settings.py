@@ -41,6 +41,7 @@ def user_code(file: str, work: Callable):
 PLAIN = {
     "name": str, "seed": int, "init": str | None, "wandb": str | None, "data_dir": str, "records_dir": str, "reward": str,
 }  # fmt: skip
+UNFINISHED = " (unfinished)"  # behind a stage's name in times.json
 SHARED = ("stage", "name", "seed", "mesh", "text", "model", "wandb", "saving")
 
 
@@ -222,7 +223,7 @@ def changed_fields(before: dict, now: dict) -> list[tuple]:
 def snapshot(config: ConfigDict, workdir: Path | str) -> None:
     """Write the config, overrides included, to workdir/config.json.
 
-    Where the folder already holds checkpoints of another config, InputError names a field that differs: resuming
+    Where the folder already holds checkpoints, or finished stages, of another config, InputError names a field that differs: resuming
     would mix two experiments. The mesh alone may change, and with it the number of processes. What is to be profiled is no part of it.
     """
     path = Path(workdir) / "config.json"
@@ -235,7 +236,7 @@ def snapshot(config: ConfigDict, workdir: Path | str) -> None:
                 f"{field} holds what config.json cannot ({error}): use numbers, texts, True, False, None"
             ) from error
     text = json.dumps(kept, indent=2) + "\n"
-    if path.exists() and any((path.parent / "checkpoints").glob("[0-9]*")):
+    if path.exists() and (_has_finished_stages(path.parent) or _has_checkpoints(path.parent)):
         changed = changed_fields(json.loads(path.read_text()), json.loads(text))
         changed = [change for change in changed if not change[0].startswith("config.mesh.")]
         if changed:
@@ -245,6 +246,20 @@ def snapshot(config: ConfigDict, workdir: Path | str) -> None:
                 f"({len(changed)} fields differ): choose another --workdir, or delete {path} to go on all the same"
             )
     _write(path, text)
+
+
+def _has_finished_stages(workdir: Path) -> bool:
+    """Whether a chain's times.json in `workdir` names a stage that is over."""
+    path = workdir / "times.json"
+    return path.exists() and not all(name.endswith(UNFINISHED) for name in json.loads(path.read_text()))
+
+
+def _has_checkpoints(folder: Path, depth: int = 2) -> bool:
+    """Whether a run has any, in its own folder or in a stage's below it; a folder with a config.json is another run's."""
+    if any((folder / "checkpoints").glob("[0-9]*")):
+        return True
+    below = [inner for inner in folder.iterdir() if inner.is_dir() and not (inner / "config.json").exists()]
+    return depth > 0 and any(_has_checkpoints(inner, depth - 1) for inner in below)
 
 
 def mark_finished(workdir: Path | str, seconds: float) -> None:

@@ -29,6 +29,10 @@ ASSUMED = (
     "operations divide evenly over the chips; of a kernel its whole grid counts, with blocks that a mask skips; softmax, norms and "
     "sampling are not counted",
 )
+REFILLED = (
+    "train.refill: memory is of sampling with it; its operations, traffic and time are those of sampling without, as no text tells how "
+    "often its loops turn: where responses end early, it takes less"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +43,23 @@ class Slice:
     devices: list
     chip: Chip
 
-    def mesh(self, config: ConfigDict):
-        """The config's mesh over all of its devices; InputError where their numbers differ."""
+    def sizes(self, config: ConfigDict) -> setup.MeshSettings:
+        """The config's mesh with its `data` told where it is -1; InputError where it has another number of devices."""
         settings = section(config, "mesh", setup.MeshSettings)
         inner = settings.fsdp * settings.sequence * settings.tensor
-        data = settings.data if settings.data != -1 else max(len(self.devices) // inner, 1)
+        data = settings.data if settings.data != -1 else max(len(self.devices) // max(inner, 1), 1)
         if data * inner != len(self.devices):
             raise InputError(
                 f"mesh {data} x {settings.fsdp} x {settings.sequence} x {settings.tensor} = {data * inner} devices, but "
                 f"{self.name} has {len(self.devices)}: set config.mesh.data, .fsdp, .sequence and .tensor so that their product "
                 "is that, or choose another --topology"
             )
-        return make_mesh(data, settings.fsdp, settings.tensor, settings.sequence, devices=self.devices)
+        return dataclasses.replace(settings, data=data)
+
+    def mesh(self, config: ConfigDict):
+        """The config's mesh over all of its devices; InputError as `sizes`."""
+        sizes = self.sizes(config)
+        return make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.sequence, devices=self.devices)
 
 
 def open_slice(topology: str) -> Slice:
@@ -76,6 +85,7 @@ def examine(
     mesh = place.mesh(config)
     with jax.set_mesh(mesh):
         found, law, layers = programs(config, mesh), sending.of(config, mesh), work.layers(config)
+        plain = _plain(config, programs, mesh) if only in (None, "rollout") else {}
         if only is not None and only not in found:
             raise InputError(f"--only {only}: the programs are {', '.join(found)}")
         reports = {}
@@ -84,7 +94,9 @@ def examine(
                 reports[name] = known[name]
             elif only in (None, name):
                 beside = resident_bytes(arguments, [other for _, other in found.values()])
-                reports[name] = compile_one(jitted, arguments, mesh, place.chip, beside, layers)
+                reports[name] = compile_one(
+                    jitted, arguments, mesh, place.chip, beside, layers, plain.get(name)
+                )
                 reports[name]["law_bytes"] = law[name]._asdict() if name in law else None
                 say(line(name, reports[name], place.chip))
     asked = work.of(config, rows)
@@ -95,8 +107,17 @@ def examine(
         "chips": round(len(place.devices) * place.chip.share), "chip": dataclasses.asdict(place.chip), "mesh": dict(mesh.shape),
         "versions": devices.versions() | {"libtpu": devices.libtpu_version()}, "programs": reports,
         "fits": all(report["fits"] for report in reports.values()), "cost": cost(reports, asked, place, whole=only is None),
-        "assumed": [*ASSUMED, *asked.assumed],
+        "assumed": [*ASSUMED, *([REFILLED] if plain and "rollout" in reports else []), *asked.assumed],
     }  # fmt: skip
+
+
+def _plain(config: ConfigDict, programs: Callable, mesh) -> dict:
+    """{name: program without refilling} of those that refill: their loops end by one another, so that no limits tell their turns."""
+    if not config.train.get("refill", False):
+        return {}
+    config = config.copy_and_resolve_references()
+    config.train.refill = False
+    return {"rollout": programs(config, mesh)["rollout"]}
 
 
 def resident_bytes(arguments, everything: list) -> float:
@@ -117,27 +138,32 @@ def share_bytes(leaf) -> float:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
-def compile_one(jitted, arguments, mesh, chip: Chip, beside: float, layers: frozenset[int]) -> dict:
+def compile_one(
+    jitted, arguments, mesh, chip: Chip, beside: float, layers: frozenset[int], plain: tuple | None = None
+) -> dict:
     """One program's report; `beside` is what else lies in a chip's memory meanwhile, `layers` how many its models have. A program that
-    is too large does not fit."""
+    is too large does not fit. All but memory is of the program `plain` (jitted, arguments), where there is one; it has no time where
+    that is too large."""
     start = time.perf_counter(), time.process_time()
     traced = jitted.trace(*arguments)
-    products = flops.count(traced.jaxpr)
+    counted = traced if plain is None else plain[0].trace(*plain[1])
+    products = flops.count(counted.jaxpr)
     mine = flops.Flops(*(part / mesh.size for part in products))
     report = {"flops_per_chip": mine._asdict(), "resident_bytes": beside, "hbm_bytes": chip.hbm_bytes}
     alone = beside + sum(share_bytes(leaf) for leaf in jax.tree.leaves(arguments))
     if alone > chip.hbm_bytes:
         told = f"arguments and what lies beside them are {alone / devices.GIB:.1f} GiB of {chip.hbm_bytes / devices.GIB:.2f} by themselves"
         return report | _times(start) | {"fits": False, "needed_bytes": None, "refused": told}
-    try:
-        compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return report | _times(start) | {"fits": False, "needed_bytes": None, "refused": _refusal(str(error))}
+    compiled, refused = _compiled(traced)
+    if refused:
+        return report | _times(start) | {"fits": False, "needed_bytes": None, "refused": refused}
     report |= _times(start) | memory(compiled)
     report["needed_bytes"] += beside
     report["fits"] = report["needed_bytes"] <= chip.hbm_bytes
+    if plain is not None:
+        compiled, refused = _compiled(counted)
+        if refused:
+            return report | {"untimed": f"without train.refill {refused}"}
     seen = traffic.read(compiled.as_text(), layers)
     places = [tuple(device.coords) for device in mesh.devices.flat]
     phases = roofline(mine, seen, places, chip)
@@ -149,6 +175,16 @@ def compile_one(jitted, arguments, mesh, chip: Chip, beside: float, layers: froz
         "seconds": sum(part.seconds for part in phases.values()),
         "bound": max(phases.values(), key=lambda part: part.seconds).bound,
     }  # fmt: skip
+
+
+def _compiled(traced) -> tuple:
+    """(the compiled program, None), or (None, why) where it is too large."""
+    try:
+        return traced.lower().compile(), None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _refusal(str(error))
 
 
 def _times(start: tuple[float, float]) -> dict:
@@ -222,6 +258,7 @@ def line(name: str, report: dict, chip: Chip) -> str:
         for key in ("argument", "temporary", "peak", "resident", "needed")
     }
     verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    verdict += f"; no time, for {report['untimed']}" if "untimed" in report else ""
     return (
         f"{name}: {took}; arguments {gib['argument']:.2f}, temporaries {gib['temporary']:.2f} (peak in use {gib['peak']:.2f}), beside it "
         f"{gib['resident']:.2f}, needed {gib['needed']:.2f} of {chip.hbm_bytes / devices.GIB:.2f} GiB: {verdict}"

@@ -8,10 +8,8 @@ from ml_collections import ConfigDict
 
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import batch_devices
-from instruct_jax.stages import setup
 from instruct_jax.stages.ahead import compiling, work
 from instruct_jax.stages.ahead.compiling import Slice
-from instruct_jax.stages.settings import section
 
 PIECES = {
     "update": ("train.microbatch_size", "train.ptx_microbatch_size"),
@@ -45,7 +43,7 @@ def suggest(
     tried = []
     for name, found in report["programs"].items():
         overrides: dict = {}
-        for change in () if found["fits"] else changes(config, name):
+        for change in () if found["fits"] else changes(config, place, name):
             overrides = overrides | change
             tried.append(
                 {"program": name, "overrides": overrides}
@@ -137,13 +135,13 @@ def ladder(config: ConfigDict, place: Slice, program: str, fixed: dict) -> Itera
         smaller = {field: size // 2 if size % (2 * devices) == 0 else size for field, size in sizes.items()}
 
 
-def changes(config: ConfigDict, program: str) -> Iterator[dict]:
+def changes(config: ConfigDict, place: Slice, program: str) -> Iterator[dict]:
     """What may make a program smaller, the cheapest first: recomputation, pieces by fours, parameters over all of the mesh, the hosts'
     memory, then more of the mesh for one row and for one model."""
     models = _models(config)
     if any(config[name].get("remat", "none") != "full" for name in models):
         yield {f"{name}.remat": "full" for name in models}
-    mesh = section(config, "mesh", setup.MeshSettings)
+    mesh = place.sizes(config)
     sizes = {field: _size(config, field) for field in PIECES[program]}
     while any(size > mesh.data * mesh.fsdp for size in sizes.values()):
         sizes = {field: _smaller(size, mesh.data * mesh.fsdp) for field, size in sizes.items()}
@@ -199,7 +197,7 @@ def sweep(
 ) -> dict:
     """The experiment compiled for every mesh of `which` ("all" that have the slice's number of devices, or "1x16x1,2x8x1"), the best first:
     those that fit by the least time, then the others with the reason."""
-    found = []
+    found, assumed = [], list(compiling.ASSUMED)
     for data, fsdp, tensor in shapes(which, len(place.devices)):
         overrides = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         entry: dict = {"mesh": f"{data}x{fsdp}x{tensor}", "fits": False, "cost": None}
@@ -211,11 +209,11 @@ def sweep(
         except InputError as error:
             found.append(entry | {"why": str(error)})
             continue
-        seen = report["programs"]
+        seen, assumed = report["programs"], report["assumed"]
         needed = [one["needed_bytes"] for one in seen.values()]
         refused = [
             f"{name}: {one.get('refused', 'does not fit')}" for name, one in seen.items() if not one["fits"]
-        ]
+        ] + [f"{name}: no time, for {one['untimed']}" for name, one in seen.items() if "untimed" in one]
         entry |= {"fits": report["fits"], "cost": report["cost"], "programs": seen, "why": "; ".join(refused)}
         found.append(entry | {"needed_bytes": None if None in needed else max(needed)})
         jax.clear_caches()
@@ -226,7 +224,7 @@ def sweep(
     return {
         "experiment": config.name, "stage": config.stage, "config": config.to_dict(), "topology": place.name,
         "chips": round(len(place.devices) * place.chip.share), "meshes": best, "fits": any(one["fits"] for one in best),
-        "assumed": list(compiling.ASSUMED),
+        "assumed": assumed,
     }  # fmt: skip
 
 

@@ -4,10 +4,12 @@ The paper's own accounting is 6 x parameters x tokens. Here the vocabulary head 
 half of the square, as for the models that published utilisations are compared with.
 """
 
+import math
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from instruct_jax.data.streams import mixed_rows
 from instruct_jax.errors import InputError
 from instruct_jax.models.variants import TransformerConfig
 from instruct_jax.stages import setup, train_lm, train_ppo, train_rm
@@ -57,7 +59,8 @@ def of(config: ConfigDict, rows: int | None = None) -> Work:
             section(config, "train", train_rm.TrainSettings),
         )
         batch, flops = data.batch_size * data.k_max, 3 * forward(model, data.batch_size * data.k_max, length)
-        steps, assumed = _steps(None, train.epochs, data.batch_size, rows, "rm")
+        prompts, assumed = _prompts(train.epochs, rows, "rm")
+        steps = math.ceil(train.epochs * prompts / data.batch_size)
         assumed += (f"every prompt has {data.k_max} completions, each a row of {length} tokens by itself",)
     elif config.stage in ("sft", "pretrain"):
         data, train = (
@@ -65,7 +68,7 @@ def of(config: ConfigDict, rows: int | None = None) -> Work:
             section(config, "train", train_lm.TrainSettings),
         )
         batch, flops = data.batch_size, 3 * forward(model, data.batch_size, length, length)
-        steps, assumed = _steps(train.steps, train.epochs, data.batch_size, rows, "sft")
+        steps, assumed = _lm_steps(data, train, rows)
         assumed += (f"a row of {length} tokens counts whole, padding or not",)
     else:
         raise InputError(
@@ -74,14 +77,23 @@ def of(config: ConfigDict, rows: int | None = None) -> Work:
     return Work({"train_step": (steps, flops)}, batch * length, assumed)
 
 
-def _steps(steps, epochs, batch: int, rows: int | None, kind: str) -> tuple[int, tuple[str, ...]]:
-    if steps is not None:
-        return steps, ()
+def _lm_steps(data: train_lm.DataSettings, train: train_lm.TrainSettings, rows: int | None):
+    """Steps of an SFT run, and what was assumed."""
+    if train.epochs is None:
+        return setup.whole_steps(train.steps, None, 0), ()
+    prompts, assumed = _prompts(train.epochs, rows, "sft")
+    if data.kind == "demonstrations" and data.pretraining_fraction:
+        prompts = mixed_rows(prompts, data.pretraining_fraction)
+        assumed += (f"{data.pretraining_fraction:.0%} of the rows are pretraining's, on top of the prompts",)
+    if data.kind == "demonstrations" and data.packed:
+        assumed += ("every demonstration is a row of its own: packed ones take fewer steps",)
+    return setup.whole_steps(train.steps, train.epochs, math.ceil(prompts / data.batch_size)), assumed
+
+
+def _prompts(epochs: float, rows: int | None, kind: str) -> tuple[int, tuple[str, ...]]:
     total = rows or PAPER_ROWS[kind]
     whose = "as given" if rows else "the paper's (Table 6)"
-    return setup.whole_steps(None, epochs, total // batch), (
-        f"{total} prompts to train on, {whose}, {epochs:g} epochs",
-    )
+    return total, (f"{total} prompts to train on, {whose}, {epochs:g} epochs",)
 
 
 def _ppo(config: ConfigDict, text: setup.TextSettings, length: int) -> Work:
