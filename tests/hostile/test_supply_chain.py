@@ -105,9 +105,10 @@ def test_locks_are_installed_with_their_hashes_checked():
     )
 
 
+SECRET = "zq-5e1c-zq"  # as long as no hash in the folder spells it by chance
 SECRETS = {
-    "WANDB_API_KEY": "wandb-5e1c", "HF_TOKEN": "hf_5e1c", "HUGGING_FACE_HUB_TOKEN": "hf-hub-5e1c",
-         "GOOGLE_APPLICATION_CREDENTIALS": "gcp-5e1c",
+    "WANDB_API_KEY": f"wandb-{SECRET}", "HF_TOKEN": f"hf_{SECRET}", "HUGGING_FACE_HUB_TOKEN": f"hf-hub-{SECRET}",
+    "GOOGLE_APPLICATION_CREDENTIALS": f"gcp-{SECRET}",
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def test_no_token_of_the_environment_is_in_a_run_folder_or_in_what_is_printed(
         + json.dumps(given, default=str)
     )
     assert given[0]["project"] == "project" and "metrics.jsonl" in str(sorted((tmp_path / "run").iterdir()))
-    assert "5e1c" not in everything
+    assert SECRET not in everything
 
 
 def test_a_labelers_token_is_in_no_database_and_in_no_export(tmp_path, caplog):
