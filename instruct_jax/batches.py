@@ -28,7 +28,8 @@ class TokenBatch:
 class RankingBatch:
     """The K ranked completions of B prompts, each a segment (prompt + completion) of one of X packed rows.
 
-    Completion k of prompt b ends at [row_BK, column_BK]; `ranks_BK` is 1 for the best, equal on ties, 0 in empty slots.
+    Completion k of prompt b ends at [row_BK, column_BK]; `ranks_BK` is 1 for the best, equal on ties, 0 in empty slots. With `stems_XT`
+    a prompt is a segment that its completions in the row share, each of them a segment that also reads the one stems_XT names.
     """
 
     tokens_XT: jax.Array
@@ -36,6 +37,7 @@ class RankingBatch:
     row_BK: jax.Array
     column_BK: jax.Array
     ranks_BK: jax.Array
+    stems_XT: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from instruct_jax.algorithms.pieces import split
 from instruct_jax.data import pipeline
+from instruct_jax.data.packing import pack
 from instruct_jax.errors import InputError
 from instruct_jax.records import Demonstration, Document, Prompt, Ranking
 from instruct_jax.text.templates import Template
@@ -182,6 +183,62 @@ def test_a_batch_in_groups_comes_apart_into_pieces_that_hold_whole_prompts():
         assert mine == {(b, k): expected[group + 3 * b, k] for b, k in mine} and len(mine) == 4
 
 
+def shared_completions_of(batch):
+    """As `completions_of`, each with the segment before it that it branches off from."""
+    found = {}
+    for slot in zip(*np.nonzero(batch.ranks_BK), strict=True):
+        row, column = batch.row_BK[slot], batch.column_BK[slot]
+        segments, stems = batch.segments_XT[row], batch.stems_XT[row]
+        read = np.isin(segments, [segments[column], stems[column]]) & (np.arange(len(segments)) <= column)
+        found[tuple(map(int, slot))] = batch.tokens_XT[row][read].tolist()
+    return found
+
+
+def groups_of(batch, groups):
+    return [jax.tree.map(lambda x, g=g: np.asarray(x[g]), split(batch, groups)) for g in range(groups)]
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 3), st.lists(st.integers(0, 4), min_size=2, max_size=5)), min_size=6, max_size=6)  # fmt: skip
+
+
+@given(LENGTHS, st.integers(1, 2))
+def test_completions_that_share_their_prompt_read_it_and_themselves_and_take_fewer_tokens(drawn, groups):
+    rows = [
+        Ranking(f"p{i}", "abc"[:size], "l", ["d" * n for n in own], [1] * len(own), ["m"] * len(own), [j % 2 == 0 for j in range(len(own))])
+        for i, (size, own) in enumerate(drawn)
+    ]  # fmt: skip
+    options = dict(batch_size=6, max_prompt=4, max_response=5, k_max=5, groups=groups)
+    alone, shared = (
+        make_rankings(rows, **options).at(0),
+        make_rankings(rows, shared_width=14, **options).at(0),
+    )
+    # The order depends on what rankings take, so they are compared without it.
+    found = [
+        completion for of in groups_of(shared, groups) for completion in shared_completions_of(of).values()
+    ]
+    assert sorted(found) == sorted(c for of in groups_of(alone, groups) for c in completions_of(of).values())
+    taken = [int((batch.segments_XT > 0).sum()) for batch in (shared, alone)]
+    assert taken[0] <= taken[1] - min(size + 1 for size, _ in drawn) or any(0 in own for _, own in drawn)
+    assert shared.tokens_XT.shape[1] == 14
+
+
+def test_batches_of_rankings_take_nearly_as_many_tokens_each_and_an_epoch_has_every_ranking_once():
+    rng = np.random.default_rng(0)
+    rows = [
+        Ranking(f"p{i}", "a", "l", ["b" * int(n) for n in rng.integers(1, 20, k)], [1] * k, ["m"] * k)
+        for i, k in enumerate(rng.integers(2, 10, 400).tolist())
+    ]
+    batches = make_rankings(rows, batch_size=16, max_response=21, k_max=9, epochs=2)
+    taken = [(batches.at(i).segments_XT > 0).sum() for i in range(25)]
+    plain = np.random.default_rng(1).permutation(
+        [3 * len(r.completions) + sum(map(len, r.completions)) for r in rows]
+    )
+    assert np.std(taken) < 0.25 * np.std(plain.reshape(25, 16).sum(axis=1))
+    lengths = [sorted(map(len, completions_of(batches.at(i)).values())) for i in range(25)]
+    assert sorted(sum(lengths, [])) == sorted(3 + len(text) for row in rows for text in row.completions)
+    assert not np.array_equal(batches.at(0).ranks_BK, batches.at(25).ranks_BK)
+
+
 @pytest.mark.parametrize(
     "devices, groups, rows", [(1, 1, 56), (4, 1, 56), (16, 1, 64), (3, 1, 72), (16, 2, 64)]
 )
@@ -196,7 +253,7 @@ def test_packed_rows_divide_over_the_devices_and_one_that_divides_8_changes_none
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
 def test_packing_overlaps_nothing_and_leaves_nothing_out(lengths):
-    rows, columns = pipeline._pack(lengths, 7)
+    rows, columns = pack(lengths, 7)
     taken = [(r, c + i) for r, c, n in zip(rows, columns, lengths, strict=True) for i in range(n)]
     assert len(set(taken)) == sum(lengths) and all(c < 7 for _, c in taken)
 

@@ -128,7 +128,7 @@ class CountingModel:
     def __init__(self):
         self.shapes = []
 
-    def apply(self, variables, tokens_BT, segments_BT):
+    def apply(self, variables, tokens_BT, segments_BT, stems_BT):
         self.shapes.append(tokens_BT.shape)
         return tokens_BT * variables["params"]
 
@@ -207,6 +207,30 @@ def test_packing_completions_into_rows_changes_neither_loss_nor_gradient():
     jax.tree.map(close, grads, packed_grads)
 
 
+def test_completions_that_share_their_prompt_have_the_loss_and_gradient_of_rows_of_their_own():
+    params, _, loss_and_grad = tiny()
+    (prompt, other), ends = ([5, 9, 7, 4], [8, 6]), [[[11, 2], [12, 13, 2], [14, 2]], [[15, 2], [16, 17, 18]]]
+    ranks = np.array([[1, 2, 2], [2, 1, 0]], np.int32)
+    tokens, segments, stems = np.zeros((3, 6, 16), np.int32)
+    alone = np.zeros((2, 2, 3), np.int32)
+    for row, (b, k) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]):
+        whole = (prompt, other)[b] + ends[b][k]
+        tokens[row, : len(whole)], segments[row, : len(whole)] = whole, 1
+        alone[:, b, k] = row, len(whole) - 1
+    apart = RankingBatch(tokens, segments, *alone, ranks)
+    tokens, columns = np.zeros_like(tokens), np.zeros((2, 3), np.int32)
+    tokens[0, :11], segments, columns[0] = [*prompt, *sum(ends[0], [])], np.zeros_like(segments), [5, 8, 10]
+    segments[0, :11], stems[0, :11] = [9] * 4 + [1] * 2 + [2] * 3 + [3] * 2, 9
+    tokens[2, :7], columns[1, :2] = [*other, *sum(ends[1], [])], [3, 6]
+    segments[2, :7], stems[2, :7] = [8] * 2 + [4] * 2 + [5] * 3, 8
+    shared = RankingBatch(tokens, segments, np.array([[0] * 3, [2, 2, 0]], np.int32), columns, ranks, stems)
+    loss, grads = loss_and_grad(params, apart)
+    shared_loss, shared_grads = loss_and_grad(params, shared)
+    assert abs(float(loss) - np.log(2)) > 1e-3
+    np.testing.assert_allclose(loss, shared_loss, rtol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, shared_grads)
+
+
 def test_demonstrations_average_zero_after_the_shift_and_the_value_net_starts_from_that_score():
     params, score, _ = tiny()
     tokens = np.random.default_rng(1).integers(3, 128, (6, 8)).astype(np.int32)
@@ -225,7 +249,7 @@ def test_demonstrations_average_zero_after_the_shift_and_the_value_net_starts_fr
 
 def test_a_batch_in_pieces_has_the_same_gradient_and_metrics():
     class Table:
-        def apply(self, variables, tokens_XT, segments_XT):
+        def apply(self, variables, tokens_XT, segments_XT, stems_XT):
             return variables["params"][tokens_XT] * segments_XT
 
     rng = np.random.default_rng(0)

@@ -56,6 +56,9 @@ def streams():
         "packed": packed,
         "mixture": pipeline.mixture(demonstrations, documents, 0.3),
         "prompts": pipeline.prompts(prompts, letters, PLAIN, batch_size=8, max_prompt=5, seed=1),
+        "rankings with shared prompts": pipeline.rankings(
+            rankings, letters, PLAIN, batch_size=8, k_max=3, seed=1, epochs=3, shared_width=12, **WIDTHS
+        ),
         "rankings": pipeline.rankings(
             rankings, letters, PLAIN, batch_size=8, k_max=3, seed=1, epochs=3, **WIDTHS
         ),

@@ -47,7 +47,7 @@ def get_config():
             ),
             collect=dict(collect=dict(k_min=4, k_max=9, batch_size=256)),
             rm=dict(
-                data=dict(dir="", batch_size=16, k_max=9),
+                data=dict(dir="", batch_size=16, k_max=9, shared_prompts=True),
                 optimizer=dict(learning_rate=1e-3, eps=1e-8),
                 train=dict(epochs=1.0),
             ),

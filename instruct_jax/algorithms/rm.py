@@ -65,7 +65,7 @@ def ranking_loss(scores_BK, ranks_BK, divide_by="valid_pairs", counts=None):
 
 def rm_loss(model, params, batch: RankingBatch, divide_by="valid_pairs", counts=None):
     """Score every completion in one forward over the packed rows; returns ranking_loss of them (section 3.5)."""
-    values_XT = model.apply({"params": params}, batch.tokens_XT, batch.segments_XT)
+    values_XT = model.apply({"params": params}, batch.tokens_XT, batch.segments_XT, batch.stems_XT)
     return ranking_loss(values_XT[batch.row_BK, batch.column_BK], batch.ranks_BK, divide_by, counts)
 
 

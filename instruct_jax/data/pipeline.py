@@ -9,15 +9,15 @@ logged.
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from instruct_jax.batches import PromptBatch, RankingBatch, TokenBatch
-from instruct_jax.data.streams import WHOLE, Batches, Share, mixture, numbering, part, permutation, stream
+from instruct_jax.batches import PromptBatch, TokenBatch
+from instruct_jax.data.packing import RankingPacker, pack
+from instruct_jax.data.streams import WHOLE, Batches, Share, evened, mixture, numbering, permutation, stream
 from instruct_jax.data.tokens import JoinedText, encode_all
 from instruct_jax.errors import InputError
 from instruct_jax.records import Demonstration, Document, Prompt, Ranking
@@ -84,7 +84,7 @@ def _packed_rows(sequences, loss_from, width: int, pad_id: int, seed: int) -> To
     order, windows = permutation(seed, -1, len(sequences)), []
     for first in range(0, len(order), PACK_WINDOW):
         window = order[first : first + PACK_WINDOW]
-        rows, columns = _pack([len(sequences[i]) for i in window], width)
+        rows, columns = pack([len(sequences[i]) for i in window], width)
         tokens_NT = np.full((max(rows) + 1, width), pad_id, np.int32)
         segments_NT, loss_mask_NT = np.zeros_like(tokens_NT), np.zeros(tokens_NT.shape, bool)
         for segment, (i, row, column) in enumerate(zip(window, rows, columns, strict=True), 1):
@@ -144,14 +144,16 @@ def rankings(
     epochs: float = 1,
     groups: int = 1,
     devices: int = 1,
+    shared_width: int | None = None,
 ) -> Batches:
     """Streams RankingBatches: a prompt with all its completions, each after the rendered prompt and, where it
-    finished, closed by EOS (paper 1.10, section 4), packed as segments into rows of max_prompt + max_response.
+    finished, closed by EOS (paper 1.10, section 4), packed as segments into rows of max_prompt + max_response. With
+    `shared_width` rows have that many columns, and completions in a row share a copy of their prompt.
 
-    Every batch has as many packed rows as the fullest one of `epochs` needs, so that the step compiles once, rounded up
-    so that they divide over `devices`; a batch past them that needs more raises InputError. With `groups`, every n-th
-    prompt is packed with its like into every n-th row, and `row_BK` counts the group's rows: algorithms/pieces takes
-    such a batch apart.
+    Batches are evened: each has its share of long and short rankings. Every batch has as many packed rows as the fullest
+    one of `epochs` needs, so that the step compiles once, rounded up so that they divide over `devices`; a batch past
+    them that needs more raises InputError. With `groups`, every n-th prompt is packed with its like into every n-th row,
+    and `row_BK` counts the group's rows: algorithms/pieces takes such a batch apart.
 
     A completion longer than `max_response` leaves its ranking; a ranking with a longer prompt, or that lost
     completions and has fewer than two left, is dropped. InputError if a ranking has more than `k_max`
@@ -159,19 +161,19 @@ def rankings(
     """
     rows = list(source)
     report = _Dropped("rankings", max_prompt, max_response)
-    sequences, slots, ranks = _encode_rankings(rows, tokenizer, template, k_max, report)
+    sequences, slots, ranks, lengths_of_prompts = _encode_rankings(rows, tokenizer, template, k_max, report)
     flat, starts, lengths = _flatten(sequences)
     starts_NK, lengths_NK, ranks_NK = (np.zeros((len(slots), k_max), np.int64) for _ in range(3))
     for n, slot in enumerate(slots):
         starts_NK[n, : len(slot)] = starts[slot.start : slot.stop]
         lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
         ranks_NK[n, : len(slot)] = ranks[n]
-    width = max_prompt + max_response
-    packer = _RankingPacker(flat, starts_NK, lengths_NK, ranks_NK, width, tokenizer.pad_id, groups)
-    planned = stream(packer.needed, batch_size, len(slots), report.count, seed)
-    most = max(planned.at(i) for i in range(planned.steps(epochs)))
-    height = ranking_rows(most, groups, devices)
-    numbers = numbering(len(slots), seed)
+    prompts_N, width = np.array(lengths_of_prompts, np.int64), shared_width or max_prompt + max_response
+    shared = shared_width is not None
+    packer = RankingPacker(
+        flat, prompts_N, starts_NK, lengths_NK, ranks_NK, width, tokenizer.pad_id, groups, shared
+    )
+    numbers = numbering(len(slots), seed, lambda order: evened(order, packer.sizes_N, batch_size))
 
     def take(first: int, count: int, share: Share = WHOLE):
         index_B = numbers(first, count)
@@ -181,7 +183,10 @@ def rankings(
             )
         return packer.batch(index_B, height, share)
 
-    return Batches(take, batch_size, len(slots), report.count)
+    batches = Batches(take, batch_size, len(slots), report.count)
+    most = max(packer.needed(numbers(i * batch_size, batch_size)) for i in range(batches.steps(epochs)))
+    height = ranking_rows(most, groups, devices)
+    return batches
 
 
 def ranking_rows(most: int, groups: int, devices: int) -> int:
@@ -190,53 +195,11 @@ def ranking_rows(most: int, groups: int, devices: int) -> int:
     return -(-most // multiple) * multiple * groups
 
 
-@dataclass(frozen=True)
-class _RankingPacker:
-    """All completions of N prompts, each behind its prompt in `flat`, and how a batch of them is packed."""
-
-    flat: np.ndarray
-    starts_NK: np.ndarray
-    lengths_NK: np.ndarray
-    ranks_NK: np.ndarray
-    width: int
-    pad_id: int
-    groups: int
-
-    def needed(self, index_B: np.ndarray) -> int:
-        """Rows that the fullest group of these prompts fills."""
-        return int(self._places(index_B)[0].max()) + 1
-
-    def _places(self, index_B) -> tuple[np.ndarray, np.ndarray]:
-        """Row of its group and first column of every completion, each [B, K]."""
-        places_2BK = np.zeros((2, len(index_B), self.lengths_NK.shape[1]), np.int32)
-        for group in range(self.groups):
-            lengths_XK = self.lengths_NK[index_B[group :: self.groups]]
-            packed = _pack(lengths_XK.ravel(), self.width)
-            places_2BK[:, group :: self.groups] = np.array(packed).reshape(2, *lengths_XK.shape)
-        return places_2BK[0], places_2BK[1]
-
-    def batch(self, index_B: np.ndarray, height: int, share: Share) -> RankingBatch:
-        """A share of a batch: the places of all completions are worked out, the tokens of the share's rows are read."""
-        row_BK, column_BK = self._places(index_B)
-        row_S = (row_BK * self.groups + (np.arange(len(index_B)) % self.groups)[:, None]).ravel()
-        column_S, lengths_S = column_BK.ravel(), self.lengths_NK[index_B].ravel()
-        mine, mine_B = part(height, share), part(len(index_B), share)
-        tokens_XT = np.full((mine.stop - mine.start, self.width), self.pad_id, np.int32)
-        segments_XT = np.zeros_like(tokens_XT)
-        for s, (start, length) in enumerate(zip(self.starts_NK[index_B].ravel(), lengths_S)):
-            if mine.start <= row_S[s] < mine.stop:
-                place = row_S[s] - mine.start, slice(column_S[s], column_S[s] + length)
-                tokens_XT[place], segments_XT[place] = self.flat[start : start + length], s + 1
-        last_BK = np.maximum(column_BK + self.lengths_NK[index_B] - 1, 0).astype(np.int32)
-        ranks_BK = self.ranks_NK[index_B].astype(np.int32)
-        return RankingBatch(tokens_XT, segments_XT, row_BK[mine_B], last_BK[mine_B], ranks_BK[mine_B])
-
-
 def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int, report: "_Dropped"):
-    """(token rows of all completions kept, the range of each prompt's among them, each prompt's ranks)."""
+    """(token rows of all completions kept, the range of each prompt's among them, each prompt's ranks, each prompt's length)."""
     prompts = tokenizer.encode_prompts(template, [row.prompt for row in rows])
     completions = iter(tokenizer.encode_batch([text for row in rows for text in row.completions]))
-    sequences, slots, ranks = [], [], []
+    sequences, slots, ranks, lengths = [], [], [], []
     for row, prompt in zip(rows, prompts, strict=True):
         if len(row.completions) > k_max:
             raise InputError(
@@ -251,23 +214,9 @@ def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int,
             slots.append(range(len(sequences), len(sequences) + len(fitting)))
             sequences += [[*prompt, *closed[k]] for k in fitting]
             ranks.append([row.ranks[k] for k in fitting])
+            lengths.append(len(prompt))
     report.check(len(rows), len(slots))
-    return sequences, slots, ranks
-
-
-def _pack(lengths, width: int) -> tuple[list[int], list[int]]:
-    """Row and first column of every sequence, the longest first into the fullest row that still has room; empty ones at (0, 0)."""
-    rows, columns, used = [0] * len(lengths), [0] * len(lengths), []
-    for s in sorted(range(len(lengths)), key=lambda s: -lengths[s]):
-        if not lengths[s]:
-            break
-        fitting = [(used[r], -r) for r in range(len(used)) if used[r] + lengths[s] <= width]
-        row = -max(fitting)[1] if fitting else len(used)
-        if row == len(used):
-            used.append(0)
-        rows[s], columns[s] = row, used[row]
-        used[row] += int(lengths[s])
-    return rows, columns
+    return sequences, slots, ranks, lengths
 
 
 def prompts(

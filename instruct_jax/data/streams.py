@@ -22,6 +22,7 @@ Share = tuple[
     int, int, int
 ]  # (start, stop, of): the rows from start / of to stop / of of every array of a batch
 WHOLE: Share = (0, 1, 1)
+EVENED = 32  # batches that are evened among themselves: enough for one long row each, few enough that the order stays a draw
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ def stream(gather: Callable, batch_size: int, rows: int, dropped: int, seed: int
     return Batches(take, batch_size, rows, dropped)
 
 
-def numbering(rows: int, seed: int) -> Callable[[int, int], np.ndarray]:
-    """(first, count) → the numbers of the source's rows that stand there in the stream."""
-    epoch_order = functools.lru_cache(maxsize=2)(lambda epoch: permutation(seed, epoch, rows))
+def numbering(
+    rows: int, seed: int, arrange: Callable = lambda order: order
+) -> Callable[[int, int], np.ndarray]:
+    """(first, count) → the numbers of the source's rows that stand there in the stream; `arrange` turns an epoch's order into its own."""
+    epoch_order = functools.lru_cache(maxsize=2)(lambda epoch: arrange(permutation(seed, epoch, rows)))
 
     def numbers(first: int, count: int) -> np.ndarray:
         epochs = range(first // rows, (first + max(count, 1) - 1) // rows + 1)
@@ -89,6 +92,17 @@ def numbering(rows: int, seed: int) -> Callable[[int, int], np.ndarray]:
         )
 
     return numbers
+
+
+def evened(order: np.ndarray, sizes: np.ndarray, batch_size: int) -> np.ndarray:
+    """The order of an epoch with its batches of nearly the same total size: each EVENED of them deal out their rows by size, to and fro."""
+    order, whole = order.copy(), len(order) // batch_size * batch_size
+    for first in range(0, whole, EVENED * batch_size):
+        window = order[first : min(first + EVENED * batch_size, whole)]
+        dealt = window[np.argsort(-sizes[window], kind="stable")].reshape(batch_size, -1)
+        dealt[1::2] = dealt[1::2, ::-1].copy()
+        window[:] = dealt.T.ravel()
+    return order
 
 
 def permutation(seed: int, epoch: int, rows: int) -> np.ndarray:

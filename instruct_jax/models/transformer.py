@@ -40,14 +40,20 @@ class Backbone(nn.Module):
         self.layers = self.param("layers", layers.init_layers, self.config)
         self.norm = fetched(self.param("norm", lambda _key: layers.init_norm(self.config, self.config.width)))
 
-    def hidden(self, tokens_BT, segments_BT, *, deterministic: bool = True) -> jax.Array:
-        """States after the final norm, f32[B, T, D]; drops out only with deterministic=False."""
+    def hidden(self, tokens_BT, segments_BT, stems_BT=None, *, deterministic: bool = True) -> jax.Array:
+        """States after the final norm, f32[B, T, D]; drops out only with deterministic=False.
+
+        With `stems_BT` a token also reads the segment that stems_BT names, as in `branch_logprobs`, by plain attention whatever the
+        config says."""
         check_length(tokens_BT.shape[1], self.config)
-        mask_BTS = causal_mask(segments_BT)
-        positions_BT = _positions(mask_BTS)
-        sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)
+        if stems_BT is None:
+            mask_BTS = causal_mask(segments_BT)
+            positions_BT = _positions(mask_BTS)
+            sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)
+        else:
+            positions_BT, sights = _branch_sights(segments_BT, stems_BT, self.config)
         dropout_key = None if deterministic or not self.config.dropout else self.make_rng("dropout")
-        attend = self._over_rows(segments_BT)
+        attend = self._over_rows(segments_BT, stems_BT)
         x_BTD = look_up(self._embedded, tokens_BT, positions_BT)
 
         def body(x_BTD, of_layer):
@@ -72,9 +78,10 @@ class Backbone(nn.Module):
 
         return lax.scan(once, carry, (self.layers, jnp.array(local_N), *xs), unroll=self.config.unroll)
 
-    def _over_rows(self, segments_BT):
-        # Parameters are made from a row of two tokens, which no kernel need be able to cut.
-        return over_rows(segments_BT, self.config, "xla" if self.is_initializing() else None)
+    def _over_rows(self, segments_BT, stems_BT=None):
+        # Parameters are made from a row of two tokens, which no kernel need be able to cut; the other kernels know no stems.
+        plain = self.is_initializing() or stems_BT is not None
+        return over_rows(segments_BT, self.config, "xla" if plain else None)
 
     def _attend(self, q, keys, values, mask_BTS):
         scale = self.config.attention_scale or self.config.head_dim**-0.5
@@ -128,13 +135,8 @@ class PolicyModel(Backbone):
         A token reads those before it of its own segment and of the segment stems_BT, so that many continuations follow one context
         that is computed once. Positions go on from the context's, as if a continuation stood alone behind it.
         """
-        mask_BTS = branch_mask(segments_BT, stems_BT)
-        positions_BT = _positions(mask_BTS)
         check_length(tokens_BT.shape[1], self.config)
-        sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)
-        if self.config.window:  # columns between two branches are no distance
-            near_BTS = positions_BT[:, :, None] - positions_BT[:, None] < self.config.window
-            sights = sights[0], sights[1]._replace(mask_BTS=mask_BTS & near_BTS)
+        positions_BT, sights = _branch_sights(segments_BT, stems_BT, self.config)
 
         def body(x_BTD, of_layer):
             layer, local = of_layer
@@ -243,9 +245,9 @@ class ScalarModel(Backbone):
         super().setup()
         self.head = fetched(self.param("head", heads.init_head, self.config.width))
 
-    def __call__(self, tokens_BT, segments_BT) -> jax.Array:
-        """One f32 value per token, [B, T]."""
-        return heads.scalar_values(self.hidden(tokens_BT, segments_BT), self.head)
+    def __call__(self, tokens_BT, segments_BT, stems_BT=None) -> jax.Array:
+        """One f32 value per token, [B, T]; `stems_BT` as in `hidden`."""
+        return heads.scalar_values(self.hidden(tokens_BT, segments_BT, stems_BT), self.head)
 
 
 def _positions(mask_BTS):
@@ -273,6 +275,17 @@ def _sights(mask_BTS, positions_BT, queries_T, config: TransformerConfig) -> tup
     if config.rope_local_theta is not None and any(local_N):
         near = rope.angles(positions_BT, config.rope_local_theta, config, None)
     return Sight(mask_BTS, whole), Sight(near_BTS, near)
+
+
+def _branch_sights(segments_BT, stems_BT, config: TransformerConfig) -> tuple[jax.Array, tuple[Sight, Sight]]:
+    """Positions, and what layers without and with the window see, where segments branch off from stems."""
+    mask_BTS = branch_mask(segments_BT, stems_BT)
+    positions_BT = _positions(mask_BTS)
+    sights = _sights(mask_BTS, positions_BT, jnp.arange(segments_BT.shape[1]), config)
+    if config.window:  # columns between two branches are no distance
+        near_BTS = positions_BT[:, :, None] - positions_BT[:, None] < config.window
+        sights = sights[0], sights[1]._replace(mask_BTS=mask_BTS & near_BTS)
+    return positions_BT, sights
 
 
 def _sight(sights: tuple[Sight, Sight], local) -> Sight:

@@ -21,6 +21,7 @@ from instruct_jax.data import builders, pipeline
 from instruct_jax.devices import peak_flops
 from instruct_jax.errors import InputError
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
+from instruct_jax.models.variants import TransformerConfig
 from instruct_jax.sharding import batch_devices, fetch
 from instruct_jax.stages import setup, speed, states
 from instruct_jax.stages.settings import SHARED, check_fields, profile, section, wandb_project
@@ -37,11 +38,15 @@ FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init")
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
     """The data set directory, prompts per batch, completions per prompt at most, and where demonstrations to centre on are (None:
-    there are none, and the bias stays)."""
+    there are none, and the bias stays).
+
+    With `shared_prompts` a prompt is computed once for those of its completions that lie in its row, by plain attention: for rows that
+    are not too long for it, where prompts are long or completions many."""
 
     dir: str
     batch_size: int
     k_max: int
+    shared_prompts: bool = False
     split: str = "train"
     demonstrations_split: str | None = "train"
 
@@ -86,6 +91,20 @@ def make_step(model: ScalarModel, tx, schedule, divide_by: str, pieces: int = 1,
     return step
 
 
+def shared_width(data: DataSettings, text: setup.TextSettings, model: TransformerConfig) -> int | None:
+    """Columns of rows in which completions share their prompt: room for two of the longest, or the context. None where they do not.
+
+    InputError where the config asks for a kernel that cannot."""
+    if not data.shared_prompts:
+        return None
+    if model.attention not in ("auto", "xla"):
+        raise InputError(
+            f"config.data.shared_prompts needs plain attention, and config.model.attention is {model.attention!r}: set it to 'xla', "
+            "or shared_prompts to False"
+        )
+    return min(model.context, 2 * text.length)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""
     sections = {"data": DataSettings, "optimizer": OptimizerConfig, "train": TrainSettings}
@@ -97,18 +116,18 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     model = ScalarModel(setup.transformer(section(config, "model", setup.ModelSettings)))
     optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
-    pieces = setup.pieces(data.batch_size, train.microbatch_size, text.length, mesh)
+    shared = shared_width(data, text, model.config)
+    pieces = setup.pieces(data.batch_size, train.microbatch_size, shared or text.length, mesh)
     tx = make_optimizer(optimizer, 1000, frozen=model.config.frozen)
     state = states.abstract_state(model, tx, mesh, train.offload)
     step = make_step(model, tx, make_schedule(optimizer, 1000), train.divide_by, pieces, train.guard)
     step = states.jit_step(step, state, mesh, train.offload)
-    rows, width = setup.batch_sharding(mesh), text.max_prompt + text.max_response
+    rows = setup.batch_sharding(mesh)
     # How well completions pack is known from data alone: a row for each is the most there can be.
     most = pipeline.ranking_rows(data.batch_size // pieces * data.k_max, pieces, batch_devices(mesh))
-    packed, slots = (most, width), (data.batch_size, data.k_max)
-    batch = RankingBatch(
-        *(jax.ShapeDtypeStruct(s, np.int32, sharding=rows) for s in (packed, packed, slots, slots, slots))
-    )
+    packed, slots = (most, shared or text.length), (data.batch_size, data.k_max)
+    shapes = (packed, packed, slots, slots, slots, *([packed] if shared else []))
+    batch = RankingBatch(*(jax.ShapeDtypeStruct(shape, np.int32, sharding=rows) for shape in shapes))
     return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
 
 
@@ -117,16 +136,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
     optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
-    pieces = setup.pieces(data.batch_size, train.microbatch_size, text.length, mesh)
     tokenizer = setup.load_tokenizer(text)
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
     setup.row_length(text, model.config)
+    shared = shared_width(data, text, model.config)
+    pieces = setup.pieces(data.batch_size, train.microbatch_size, shared or text.length, mesh)
     batches = pipeline.rankings(
         builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template, tokenizer), k_max=data.k_max,
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
         epochs=train.epochs, groups=pieces, devices=batch_devices(mesh),
+        shared_width=shared,
     )  # fmt: skip
     total = batches.steps(train.epochs)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)

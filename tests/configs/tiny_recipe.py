@@ -51,7 +51,7 @@ def get_config():
                 train=dict(epochs=1, keep_epochs=True, valid_batches=1),
             ),
             collect=dict(collect=dict(k_min=4, k_max=5, batch_size=64)),
-            rm=dict(data=dict(dir="", batch_size=16, k_max=9), optimizer=lm, train=dict(epochs=1)),
+            rm=dict(data=dict(dir="", batch_size=16, k_max=9, shared_prompts=True), optimizer=lm, train=dict(epochs=1)),
             select=dict(select=dict(prompts=16, batch_size=16, max_prompt=88)),
             ppo=dict(
                 policy_optimizer=ppo, value_optimizer=ppo, ppo=dict(kl_coef=0.02, ptx_coef=0.0), train=ppo_train

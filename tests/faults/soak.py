@@ -115,7 +115,9 @@ def rewind(finished, workdir, evaluate):
     Its config.json is left out, for PPO-ptx goes on with other settings than the recipe had."""
     gone = ["ppo_ptx", "report", *(["evaluate"] if evaluate else [])]
     shutil.rmtree(workdir, ignore_errors=True)
-    shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns(*gone, "config.json", "finished.json", ".lock*"))
+    shutil.copytree(
+        finished, workdir, ignore=shutil.ignore_patterns(*gone, "config.json", "finished.json", ".lock*")
+    )
     times = json.loads((workdir / "times.json").read_text())
     (workdir / "times.json").write_text(json.dumps({k: v for k, v in times.items() if k not in gone}))
 
