@@ -2,8 +2,9 @@
 
     bash launch/lab_study.sh --seed 0
 
-Adds to the quickstart plain PPO, the instruction mixture that stands for FLAN/T0, more data and longer training. The world and the
-base model are the same for every seed; users, labelers, demonstrations, sampling and training differ.
+Adds to the quickstart plain PPO, the instruction mixture that stands for FLAN/T0, more data and longer training. Of prompts, 2.6 are
+ranked for one that is demonstrated, as in the paper's Table 6. The world and the base models are the same for every seed; users,
+labelers, demonstrations, sampling and training differ.
 """
 
 from ml_collections import ConfigDict
@@ -22,14 +23,14 @@ def get_config():
             reward_model=dict(variant="lab_reward", context=128, logit_chunk=8192),
             lab=dict(
                 world_seed=0,
-                prompts=60_000,
-                users=3_600,
+                prompts=130_000,
+                users=7_800,
                 documents=20_000,
                 valid_documents=400,
                 labelers=8,
                 heldout_labelers=5,
-                sft_share=0.4,
-                rm_share=0.5,
+                sft_share=0.25,
+                rm_share=0.65,
                 flan=2_000,
                 prefix_share=0.92,
             ),

@@ -95,14 +95,19 @@ def numbering(
 
 
 def evened(order: np.ndarray, sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    """The order of an epoch with its batches of nearly the same total size: each EVENED of them deal out their rows by size, to and fro."""
-    order, whole = order.copy(), len(order) // batch_size * batch_size
-    for first in range(0, whole, EVENED * batch_size):
-        window = order[first : min(first + EVENED * batch_size, whole)]
-        dealt = window[np.argsort(-sizes[window], kind="stable")].reshape(batch_size, -1)
-        dealt[1::2] = dealt[1::2, ::-1].copy()
-        window[:] = dealt.T.ravel()
-    return order
+    """The order of an epoch with batches of nearly the same total size: each EVENED of them deal out their rows by size, to and fro."""
+    many = EVENED * batch_size
+    windows = np.split(order, range(many, len(order) - many + 1, many))
+    return np.concatenate([window[_dealt(sizes[window], batch_size)] for window in windows])
+
+
+def _dealt(sizes: np.ndarray, batch_size: int) -> np.ndarray:
+    by_size, rest = np.argsort(-sizes, kind="stable"), len(sizes) % batch_size
+    # Rows that make no whole batch are taken at even distances, so that they are of all sizes too.
+    left = (2 * np.arange(rest) + 1) * len(sizes) // (2 * rest or 1)
+    dealt = np.delete(by_size, left).reshape(batch_size, -1)
+    dealt[1::2] = dealt[1::2, ::-1].copy()
+    return np.concatenate([np.sort(dealt.T, axis=1).ravel(), np.sort(by_size[left])])
 
 
 def permutation(seed: int, epoch: int, rows: int) -> np.ndarray:

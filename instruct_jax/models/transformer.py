@@ -44,9 +44,9 @@ class Backbone(nn.Module):
         """States after the final norm, f32[B, T, D]; drops out only with deterministic=False.
 
         With `stems_BT` a token also reads the segment that stems_BT names, as in `branch_logprobs`, by plain attention whatever the
-        config says."""
-        check_length(tokens_BT.shape[1], self.config)
+        config says. Rows may then be longer than the context, in which a segment and its stem must be."""
         if stems_BT is None:
+            check_length(tokens_BT.shape[1], self.config)
             mask_BTS = causal_mask(segments_BT)
             positions_BT = _positions(mask_BTS)
             sights = _sights(mask_BTS, positions_BT, jnp.arange(tokens_BT.shape[1]), self.config)

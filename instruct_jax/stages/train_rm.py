@@ -92,7 +92,7 @@ def make_step(model: ScalarModel, tx, schedule, divide_by: str, pieces: int = 1,
 
 
 def shared_width(data: DataSettings, text: setup.TextSettings, model: TransformerConfig) -> int | None:
-    """Columns of rows in which completions share their prompt: room for two of the longest, or the context. None where they do not.
+    """Columns of rows in which completions share their prompt: three times the longest, so that rankings fit well. None where they do not.
 
     InputError where the config asks for a kernel that cannot."""
     if not data.shared_prompts:
@@ -102,7 +102,7 @@ def shared_width(data: DataSettings, text: setup.TextSettings, model: Transforme
             f"config.data.shared_prompts needs plain attention, and config.model.attention is {model.attention!r}: set it to 'xla', "
             "or shared_prompts to False"
         )
-    return min(model.context, 2 * text.length)
+    return 3 * text.length
 
 
 def check(config: ml_collections.ConfigDict) -> None:
