@@ -19,7 +19,7 @@ def get_config():
             mesh=dict(data=-1, fsdp=1, tensor=1),
             upstream="runs/quickstart",
             rm=dict(
-                data=dict(dir="", batch_size=16, k_max=9),
+                data=dict(dir="", batch_size=16, k_max=9, shared_prompts=True),
                 optimizer=dict(learning_rate=1e-3, eps=1e-8),
                 train=dict(epochs=1.0),
             ),

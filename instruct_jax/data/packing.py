@@ -1,6 +1,7 @@
 """Home of the rows in which several texts lie side by side, and of rankings in such rows.
 
-A prompt's completions can follow one copy of it (`shared`): it is then computed once for all of them (models/attention: `branch_mask`).
+A prompt's completions can follow one copy of it (`shared`): it is then computed once for all of them (models/attention: `branch_mask`),
+as in the rows of evaluation/packing.py.
 """
 
 from dataclasses import dataclass
@@ -48,64 +49,61 @@ class RankingPacker:
         copies_N = (self.lengths_NK > 0).sum(axis=1) - 1
         return self.lengths_NK.sum(axis=1) - self.shared * copies_N * self.prompts_N
 
-    def needed(self, index_B: np.ndarray) -> int:
-        """Rows that the fullest group of these prompts fills."""
-        return int(self._places(index_B)[0].max()) + 1
-
-    def _copies(self, n: int) -> list[list[int]]:
-        """The completions of prompt n that follow one copy of it, copy by copy: as many as a row has room for."""
-        copies, room = [], 0
-        for k, own in enumerate(self.lengths_NK[n][self.lengths_NK[n] > 0] - self.prompts_N[n]):
-            # An empty completion is judged by the last token of its copy of the prompt, so it comes first behind one.
-            if not self.shared or not copies or own > room or not own:
-                copies.append([])
-                room = self.width - self.prompts_N[n]
-            copies[-1].append(k)
-            room -= own
-        return copies
-
-    def _places(self, index_B: np.ndarray) -> np.ndarray:
-        """Row among its group's, first column, and tokens of its prompt that stand before another, of every completion: i32[3, B, K]."""
-        places_3BK = np.zeros((3, len(index_B), self.lengths_NK.shape[1]), np.int32)
+    def places(self, index_B: np.ndarray) -> np.ndarray:
+        """Where each completion of these prompts lies, i32[4, B, K]: row among its group's, first column, tokens of its prompt that another
+        has written, and the number of the copy of its prompt that it follows, from 1 (0 where there is no completion)."""
+        places_4BK = np.zeros((4, len(index_B), self.lengths_NK.shape[1]), np.int32)
+        number = 0
         for group in range(self.groups):
             copies = [
-                (b, ks) for b in range(group, len(index_B), self.groups) for ks in self._copies(index_B[b])
-            ]
-            spared = [(len(ks) - 1) * self.prompts_N[index_B[b]] for b, ks in copies]
-            taken = [self.lengths_NK[index_B[b], ks].sum() - less for (b, ks), less in zip(copies, spared)]
-            for (b, ks), row, column in zip(copies, *pack(taken, self.width), strict=True):
-                before = 0
+                (b, ks, size) for b in range(group, len(index_B), self.groups) for ks, size in self._copies(index_B[b])
+            ]  # fmt: skip
+            for (b, ks, _), row, column in zip(
+                copies, *pack([size for *_, size in copies], self.width), strict=True
+            ):
+                number, before = number + 1, 0
                 for k in ks:
-                    places_3BK[:, b, k] = row, column, before
+                    places_4BK[:, b, k] = row, column, before, number
                     column += self.lengths_NK[index_B[b], k] - before
                     before = self.prompts_N[index_B[b]]
-        return places_3BK
+        return places_4BK
 
-    def batch(self, index_B: np.ndarray, height: int, share: Share) -> RankingBatch:
-        """A share of a batch: the places of all completions are worked out, the tokens of the share's rows are read."""
-        row_BK, column_BK, before_BK = self._places(index_B)
-        lengths_BK = self.lengths_NK[index_B]
+    def _copies(self, n: int) -> list[tuple[list[int], int]]:
+        """Each copy of prompt n's: the completions that follow it, as many as a row has room for, and the tokens of all."""
+        copies, prompt = [], self.prompts_N[n]
+        for k in np.flatnonzero(self.lengths_NK[n]):
+            own = self.lengths_NK[n, k] - prompt
+            # An empty completion is judged by the last token of its copy of the prompt, so it comes first behind one.
+            if not self.shared or not copies or not own or copies[-1][1] + own > self.width:
+                copies.append(([], prompt))
+            copies[-1] = [*copies[-1][0], k], copies[-1][1] + own
+        return copies
+
+    def batch(
+        self, index_B: np.ndarray, live_B: np.ndarray, places_4BK: np.ndarray, height: int, share: Share
+    ) -> RankingBatch:
+        """A share of a batch at these places; the slots of prompts that are not live are empty."""
+        row_BK, column_BK, before_BK, copy_BK = places_4BK
+        lengths_BK = self.lengths_NK[index_B] * live_B[:, None]
         mine, mine_B = part(height, share), part(len(index_B), share)
         tokens_XT = np.full((mine.stop - mine.start, self.width), self.pad_id, np.int32)
         segments_XT, stems_XT = np.zeros_like(tokens_XT), np.zeros_like(tokens_XT)
         for s, (b, k) in enumerate(np.argwhere(lengths_BK), 1):
-            row, column, before = (
+            row, before, length = (
                 row_BK[b, k] * self.groups + b % self.groups,
-                column_BK[b, k],
                 before_BK[b, k],
+                lengths_BK[b, k],
             )
-            if not before:
-                stem = lengths_BK.size + s
             if not mine.start <= row < mine.stop:
                 continue
-            place = row - mine.start, slice(column, column + lengths_BK[b, k] - before)
-            start = self.starts_NK[index_B[b], k]
-            tokens_XT[place] = self.flat[start + before : start + lengths_BK[b, k]]
+            start, stem = self.starts_NK[index_B[b], k], lengths_BK.size + copy_BK[b, k]
+            place = row - mine.start, slice(column_BK[b, k], column_BK[b, k] + length - before)
+            tokens_XT[place] = self.flat[start + before : start + length]
             segments_XT[place], stems_XT[place] = s, stem
             if self.shared and not before:
-                segments_XT[place[0], column : column + self.prompts_N[index_B[b]]] = stem
+                segments_XT[place][: self.prompts_N[index_B[b]]] = stem
         last_BK = np.maximum(column_BK + lengths_BK - before_BK - 1, 0).astype(np.int32)
-        ranks_BK = self.ranks_NK[index_B].astype(np.int32)
+        ranks_BK = (self.ranks_NK[index_B] * live_B[:, None]).astype(np.int32)
         return RankingBatch(
             tokens_XT, segments_XT, row_BK[mine_B], last_BK[mine_B], ranks_BK[mine_B], stems_XT if self.shared else None
         )  # fmt: skip

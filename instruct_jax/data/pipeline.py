@@ -151,9 +151,10 @@ def rankings(
     `shared_width` rows have that many columns, and completions in a row share a copy of their prompt.
 
     Batches are evened: each has its share of long and short rankings. Every batch has as many packed rows as the fullest
-    one of `epochs` needs, so that the step compiles once, rounded up so that they divide over `devices`; a batch past
-    them that needs more raises InputError. With `groups`, every n-th prompt is packed with its like into every n-th row,
-    and `row_BK` counts the group's rows: algorithms/pieces takes such a batch apart.
+    one of `epochs` needs, so that the step compiles once, rounded up so that they divide over `devices`. Behind the last
+    ranking of `epochs` slots are empty, and a batch that begins there raises InputError. With `groups`, every n-th prompt
+    is packed with its like into every n-th row, and `row_BK` counts the group's rows: algorithms/pieces takes such a
+    batch apart.
 
     A completion longer than `max_response` leaves its ranking; a ranking with a longer prompt, or that lost
     completions and has fewer than two left, is dropped. InputError if a ranking has more than `k_max`
@@ -161,42 +162,46 @@ def rankings(
     """
     rows = list(source)
     report = _Dropped("rankings", max_prompt, max_response)
-    sequences, slots, ranks, lengths_of_prompts = _encode_rankings(rows, tokenizer, template, k_max, report)
-    flat, starts, lengths = _flatten(sequences)
-    starts_NK, lengths_NK, ranks_NK = (np.zeros((len(slots), k_max), np.int64) for _ in range(3))
-    for n, slot in enumerate(slots):
-        starts_NK[n, : len(slot)] = starts[slot.start : slot.stop]
-        lengths_NK[n, : len(slot)] = lengths[slot.start : slot.stop]
-        ranks_NK[n, : len(slot)] = ranks[n]
-    prompts_N, width = np.array(lengths_of_prompts, np.int64), shared_width or max_prompt + max_response
+    arrays = _encode_rankings(rows, tokenizer, template, k_max, report)
     shared = shared_width is not None
-    packer = RankingPacker(
-        flat, prompts_N, starts_NK, lengths_NK, ranks_NK, width, tokenizer.pad_id, groups, shared
-    )
-    numbers = numbering(len(slots), seed, lambda order: evened(order, packer.sizes_N, batch_size))
+    width = shared_width if shared else max_prompt + max_response
+    packer = RankingPacker(*arrays, width, tokenizer.pad_id, groups, shared)
+    count = len(packer.prompts_N)
+    sizes_N, planned = packer.sizes_N, math.ceil(epochs * count)
+    numbers = numbering(count, seed, lambda order, before: evened(order, sizes_N, batch_size, before))
 
-    def take(first: int, count: int, share: Share = WHOLE):
-        index_B = numbers(first, count)
-        if packer.needed(index_B) * groups > height:
+    def take(first: int, size: int, share: Share = WHOLE):
+        if first >= planned:
             raise InputError(
-                f"rankings: a batch past the {epochs} planned epochs needs over {height} rows: raise epochs"
+                f"rankings: a batch past the {epochs} planned epochs was asked for: raise epochs"
             )
-        return packer.batch(index_B, height, share)
+        index_B, live_B = numbers(first, size), np.arange(first, first + size) < planned
+        return packer.batch(index_B, live_B, packer.places(index_B), height, share)
 
-    batches = Batches(take, batch_size, len(slots), report.count)
-    most = max(packer.needed(numbers(i * batch_size, batch_size)) for i in range(batches.steps(epochs)))
-    height = ranking_rows(most, groups, devices)
+    batches = Batches(take, batch_size, count, report.count)
+    fullest = max(
+        packer.places(numbers(i * batch_size, batch_size))[0].max() for i in range(batches.steps(epochs))
+    )
+    height = ranking_rows(int(fullest) + 1, groups, devices)
     return batches
 
 
+def _table(rows, width: int) -> np.ndarray:
+    """i64[N, width] of rows of at most `width` numbers, filled up with zeros."""
+    table = np.zeros((len(rows), width), np.int64)
+    for n, row in enumerate(rows):
+        table[n, : len(row)] = row
+    return table
+
+
 def ranking_rows(most: int, groups: int, devices: int) -> int:
-    """Packed rows of a ranking batch whose fullest group fills `most`: those of each group divide over `devices`."""
-    multiple = math.lcm(ROW_MULTIPLE, devices)
+    """Packed rows of a ranking batch whose fullest group fills `most`: each group's divide over `devices`, all over ROW_MULTIPLE."""
+    multiple = math.lcm(ROW_MULTIPLE // math.gcd(ROW_MULTIPLE, groups), devices)
     return -(-most // multiple) * multiple * groups
 
 
 def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int, report: "_Dropped"):
-    """(token rows of all completions kept, the range of each prompt's among them, each prompt's ranks, each prompt's length)."""
+    """Tokens of all completions kept, each behind its prompt; and of prompts, lengths and their completions' starts, lengths and ranks."""
     prompts = tokenizer.encode_prompts(template, [row.prompt for row in rows])
     completions = iter(tokenizer.encode_batch([text for row in rows for text in row.completions]))
     sequences, slots, ranks, lengths = [], [], [], []
@@ -216,7 +221,9 @@ def _encode_rankings(rows, tokenizer: Tokenizer, template: Template, k_max: int,
             ranks.append([row.ranks[k] for k in fitting])
             lengths.append(len(prompt))
     report.check(len(rows), len(slots))
-    return sequences, slots, ranks, lengths
+    flat, starts, of_all = _flatten(sequences)
+    of_slots = [[values[slot.start : slot.stop] for slot in slots] for values in (starts, of_all)]
+    return flat, np.array(lengths), *(_table(values, k_max) for values in (*of_slots, ranks))
 
 
 def prompts(

@@ -2,8 +2,8 @@
 
 Differs from the paper, which does not describe its loader. The order is a pure function of (seed, row number in
 the stream): epoch e is the permutation that sorts raw Philox bits keyed by (seed, e), which numpy keeps stable
-across its versions; nothing is read to reach step n. A process makes only its share of a batch, and the shares
-put together are the batch, whatever their number.
+across its versions (rankings are evened by size in it); nothing is read to reach step n. A process makes only its
+share of a batch, and the shares put together are the batch, whatever their number.
 """
 
 import functools
@@ -22,7 +22,7 @@ Share = tuple[
     int, int, int
 ]  # (start, stop, of): the rows from start / of to stop / of of every array of a batch
 WHOLE: Share = (0, 1, 1)
-EVENED = 32  # batches that are evened among themselves: enough for one long row each, few enough that the order stays a draw
+EVENED = 32  # batches that are evened among themselves
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,15 @@ def stream(gather: Callable, batch_size: int, rows: int, dropped: int, seed: int
 
 
 def numbering(
-    rows: int, seed: int, arrange: Callable = lambda order: order
+    rows: int, seed: int, arrange: Callable = lambda order, before: order
 ) -> Callable[[int, int], np.ndarray]:
-    """(first, count) → the numbers of the source's rows that stand there in the stream; `arrange` turns an epoch's order into its own."""
-    epoch_order = functools.lru_cache(maxsize=2)(lambda epoch: arrange(permutation(seed, epoch, rows)))
+    """(first, count) → the numbers of the source's rows that stand there in the stream.
+
+    `arrange` is given each epoch's order and how many rows come before it, and returns the order to have."""
+
+    @functools.lru_cache(maxsize=2)
+    def epoch_order(epoch: int) -> np.ndarray:
+        return arrange(permutation(seed, epoch, rows), epoch * rows)
 
     def numbers(first: int, count: int) -> np.ndarray:
         epochs = range(first // rows, (first + max(count, 1) - 1) // rows + 1)
@@ -94,20 +99,31 @@ def numbering(
     return numbers
 
 
-def evened(order: np.ndarray, sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    """The order of an epoch with batches of nearly the same total size: each EVENED of them deal out their rows by size, to and fro."""
+def evened(order: np.ndarray, sizes: np.ndarray, batch_size: int, before: int = 0) -> np.ndarray:
+    """The order of an epoch with batches of nearly the same total size: each EVENED of them deal out their rows by size, to and fro.
+
+    The stream has `before` rows ahead of this epoch's, so that its first batch may begin in the one before."""
+    first, order = _apart(order, sizes, -before % batch_size)
+    order, last = _apart(order, sizes, len(order) - len(order) % batch_size)
     many = EVENED * batch_size
     windows = np.split(order, range(many, len(order) - many + 1, many))
-    return np.concatenate([window[_dealt(sizes[window], batch_size)] for window in windows])
+    return np.concatenate([first, *(window[_dealt(sizes[window], batch_size)] for window in windows), last])
+
+
+def _apart(order: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` rows at even distances by size, so that they are of all sizes, and the others; both in their order."""
+    count, by_size = min(count, len(order)), np.argsort(-sizes[order], kind="stable")
+    chosen = np.isin(
+        np.arange(len(order)), by_size[(2 * np.arange(count) + 1) * len(order) // (2 * count or 1)]
+    )
+    return order[chosen], order[~chosen]
 
 
 def _dealt(sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    by_size, rest = np.argsort(-sizes, kind="stable"), len(sizes) % batch_size
-    # Rows that make no whole batch are taken at even distances, so that they are of all sizes too.
-    left = (2 * np.arange(rest) + 1) * len(sizes) // (2 * rest or 1)
-    dealt = np.delete(by_size, left).reshape(batch_size, -1)
+    dealt = np.argsort(-sizes, kind="stable").reshape(batch_size, -1)
     dealt[1::2] = dealt[1::2, ::-1].copy()
-    return np.concatenate([np.sort(dealt.T, axis=1).ravel(), np.sort(by_size[left])])
+    batches = np.sort(dealt.T, axis=1)
+    return batches[np.argsort(batches[:, 0])].ravel() if len(batches) else dealt.ravel()
 
 
 def permutation(seed: int, epoch: int, rows: int) -> np.ndarray:

@@ -6,7 +6,7 @@ Differs from the paper's figures in that every number stands with its n, on the 
 two prompts; a *model* is one of base, prompted, flan, sft, ppo, ppo_ptx. Required keys of `data`:
 
     seed              int
-    wall_seconds      float, the whole run
+    wall_seconds      float, from the first check to the page, without Python's imports; of a resumed run's earlier sessions, their stages
     peak_rss_bytes    int
     matmul_gflops     float, the probe of this run
     versions          {package: version}
@@ -24,7 +24,7 @@ Optional keys; a section whose data are missing is not on the page:
     lengths           {model: interval + {median, p90, finished}}, tokens
     rm_accuracy       {training_labelers | heldout_labelers | labeler | gold_judge: interval + {ties}}
     rm_accuracy_both_decided  the same, on the pairs that a second labeler decided too
-    rm_ceiling        the same, of the best possible ranker
+    rm_ceiling        the same, of a ranker that knows the world and what its labelers believe and like on average
     labeler_agreement interval + {ties}; labeler_agreement_heldout the same of the held-out pool
     rm_by_use_case    {use case: interval + {ties}}
     rm_calibration    [{gap, predicted, mean, low, high, n}], smallest gap first
@@ -43,6 +43,7 @@ summary.json holds the keys of SUMMARY that `data` has, unchanged (numbers that 
 
 import difflib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from instruct_jax.errors import InputError
@@ -67,9 +68,9 @@ _ABOUT = (
 )
 
 
-def write_report(path, data: dict) -> None:
+def write_report(path, data: dict, clock: Callable[[], float] | None = None) -> None:
     """Write index.html, its PNG plots and summary.json into the directory `path`; each file is replaced
-    whole, the page last.
+    whole, the page last. `clock` gives wall_seconds anew when the plots are drawn, so that they count.
 
     Raises:
       InputError: a required key of `data` is missing or a key is unknown.
@@ -83,6 +84,8 @@ def write_report(path, data: dict) -> None:
     path.mkdir(parents=True, exist_ok=True)
     chapters = sections(data)
     publish.draw(path, chapters)
+    if clock is not None:
+        data = data | {"wall_seconds": round(clock(), 1)}
     summary = {key: data[key] for key in SUMMARY if key in data}
     publish.write(path / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     publish.write(path / "index.html", render(data, chapters))

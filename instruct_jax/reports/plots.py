@@ -113,9 +113,7 @@ def win_rate_by_use_case(by_use_case: dict) -> Figure:
 
 
 def reward_model(accuracy: dict, ceiling: dict, agreement: dict | None) -> Figure:
-    """Reward-model accuracy per pool of labelers, beside their agreement (band) and the ceiling of any
-    ranker (bar).
-    """
+    """Reward-model accuracy per pool of labelers, beside their agreement (band) and the ceiling that their tastes set (bar)."""
     pools = [pool for pool in POOLS if pool in accuracy]
     figure, axes = canvas(1.2 + 0.5 * len(pools), left=0.235, right=0.87, top=0.34)
     dots(axes, [(POOLS[pool], accuracy[pool], colour("ppo")) for pool in pools], "{:.1%}")

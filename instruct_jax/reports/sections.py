@@ -166,7 +166,8 @@ def _reward_model(data: dict) -> dict | None:
             parts.append(f"ceiling: {ns(ceiling, 'pairs', POOLS.get)}")
         caption = (
             "Read off how often the reward model orders two responses as a labeler did. The band is how often a second "
-            f"labeler does, the bar how often the best possible ranker would. {'; '.join(parts)}. Pairs that a labeler tied "
+            f"labeler does, the bar how often a ranker would that knows the world and how these people take each answer on "
+            f"average. {'; '.join(parts)}. Pairs that a labeler tied "
             "are left out."
         )
         figures.append(

@@ -9,7 +9,7 @@ import ml_collections
 
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import check_divides
-from instruct_jax.stages import setup
+from instruct_jax.stages import setup, train_rm
 from instruct_jax.stages.settings import UNFINISHED, names_in, nearest, section
 from instruct_jax.training.checkpoint import Saving
 
@@ -25,6 +25,7 @@ class Chain:
     def __init__(self, workdir: Path):
         self.path = workdir / "times.json"
         self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self._began, self._before = time.perf_counter(), sum(self.seconds.values())
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
         """Runs a stage unless an earlier session finished it; the times of all sessions add up."""
@@ -44,6 +45,10 @@ class Chain:
             if done:
                 self.seconds.pop(name + UNFINISHED, None)
             self._write()
+
+    def wall(self) -> float:
+        """Seconds of this session since the chain was opened, and of earlier ones in their stages."""
+        return self._before + time.perf_counter() - self._began
 
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -94,9 +99,12 @@ def check_sections(
                 raise InputError(f"config.{stage}.{name}: no such section{nearest(name, known)}")
             section(config, f"{stage}.{name}", known[name])
         stage_model = {**config[model_section(stage)].to_dict(), **config[stage].get("model", {})}
-        section(
+        model = section(
             ml_collections.ConfigDict({stage: {"model": stage_model}}), f"{stage}.model", setup.ModelSettings
         )
+        if stage == "rm":
+            names = f"config.rm.data.shared_prompts and config.{model_section(stage)}"
+            train_rm.check_sharing(section(config, "rm.data", train_rm.DataSettings), model, names)
     text = section(config, "text", setup.TextSettings)
     tokenizer = setup.load_tokenizer(text)
     setup.template(text.template, tokenizer)

@@ -15,7 +15,8 @@ import ml_collections
 import numpy as np
 
 from instruct_jax.data import builders
-from instruct_jax.data.lab import gold, rubric
+from instruct_jax.data.lab import gold
+from instruct_jax.data.lab.labelers import common_view
 from instruct_jax.data.lab.prefixes import PREFIXES
 from instruct_jax.evaluation import reward_models, winrate
 from instruct_jax.evaluation.winrate import Judged
@@ -155,7 +156,8 @@ def training_curve(bench: LabBench, curve: Curve, reference, reward) -> list[dic
 
 
 def judge_reward_model(bench: LabBench, records: Path, reward) -> dict:
-    """Accuracy against training and held-out labelers, the labelers' own agreement, and the ceiling that the world sets."""
+    """Accuracy against training and held-out labelers, the labelers' own agreement, and the ceiling: a ranker that knows
+    the world and how the pool's people take each answer on average."""
     pools = {name: read_jsonl(records / f"rankings.{split}.jsonl", Ranking) for name, split in (
         ("training_labelers", "valid"), ("heldout_labelers", "valid_heldout"),
         ("training_second", "valid_second"), ("heldout_second", "valid_heldout_second"))}  # fmt: skip
@@ -172,9 +174,10 @@ def judge_reward_model(bench: LabBench, records: Path, reward) -> dict:
         result["rm_accuracy"][pool] = reward_models.ranking_accuracy(scores, ranks, ids)
         others = [r.ranks for r in pools[second]]
         result["rm_accuracy_both_decided"][pool] = reward_models.ranking_accuracy(scores, ranks, ids, others)
-        truth = [[rubric.score(rubric.assess(bench.lab.world, bench.lab.tasks[r.prompt_id], c, f), rubric.TRAINING)
+        people = bench.lab.labelers if pool == "training_labelers" else bench.lab.heldout_labelers
+        views = [[common_view(people, bench.lab.world, bench.lab.tasks[r.prompt_id], c, f)
                   for c, f in zip(r.completions, r.finished)] for r in rows]  # fmt: skip
-        result["rm_ceiling"][pool] = reward_models.ranking_accuracy(truth, ranks, ids)
+        result["rm_ceiling"][pool] = reward_models.ranking_accuracy(views, ranks, ids)
         if pool == "training_labelers":
             cases = [bench.lab.tasks[i].use_case for i in ids]
             result["rm_by_use_case"] = reward_models.accuracy_by_use_case(scores, ranks, cases, ids)

@@ -171,7 +171,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
     data = {
         **evaluation,
         "seed": config.seed,
-        "wall_seconds": round(sum(chain.seconds.values()), 1),
+        "wall_seconds": round(chain.wall(), 1),
         "peak_rss_bytes": peak_rss_bytes(),
         "matmul_gflops": round(matmul_gflops(), 1),
         "versions": versions(),
@@ -179,7 +179,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
         "stages": stages,
         "config": {k: v for k, v in config.to_dict().items() if k != "stage"},
     }
-    write_report(workdir / "report", data)
+    write_report(workdir / "report", data, chain.wall)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

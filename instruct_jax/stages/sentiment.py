@@ -117,7 +117,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
         "title": TITLE,
         "about": ABOUT,
         "seed": config.seed,
-        "wall_seconds": round(sum(chain.seconds.values()), 1),
+        "wall_seconds": round(chain.wall(), 1),
         "peak_rss_bytes": peak_rss_bytes(),
         "matmul_gflops": round(matmul_gflops(), 1),
         "versions": versions(),

@@ -91,24 +91,33 @@ def make_step(model: ScalarModel, tx, schedule, divide_by: str, pieces: int = 1,
     return step
 
 
-def shared_width(data: DataSettings, text: setup.TextSettings, model: TransformerConfig) -> int | None:
-    """Columns of rows in which completions share their prompt: three times the longest, so that rankings fit well. None where they do not.
-
-    InputError where the config asks for a kernel that cannot."""
-    if not data.shared_prompts:
-        return None
-    if model.attention not in ("auto", "xla"):
+def check_sharing(
+    data: DataSettings, model: setup.ModelSettings, names: str = "config.data.shared_prompts and config.model"
+) -> None:
+    """InputError where prompts are to be shared under an attention kernel that cannot."""
+    if data.shared_prompts and model.attention not in ("auto", "xla"):
         raise InputError(
-            f"config.data.shared_prompts needs plain attention, and config.model.attention is {model.attention!r}: set it to 'xla', "
-            "or shared_prompts to False"
+            f"{names}.attention = {model.attention!r} do not go together: sharing needs plain attention, 'auto' or 'xla'"
         )
-    return 3 * text.length
+
+
+def row_width(data: DataSettings, text: setup.TextSettings, model: TransformerConfig) -> int:
+    """Columns of the packed rows: of one prompt and completion, or three times as many where prompts are shared, so that rankings fit."""
+    return setup.row_length(text, model) * (3 if data.shared_prompts else 1)
+
+
+def rows_at_most(data: DataSettings, text: setup.TextSettings) -> int:
+    """How many rows of one prompt and completion have as many tokens as a batch can have."""
+    if not data.shared_prompts:
+        return data.batch_size * data.k_max
+    return math.ceil(data.batch_size * (text.max_prompt + data.k_max * text.max_response) / text.length)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""
     sections = {"data": DataSettings, "optimizer": OptimizerConfig, "train": TrainSettings}
     check_fields(config, FIELDS, setup.SECTIONS | sections)
+    check_sharing(section(config, "data", DataSettings), section(config, "model", setup.ModelSettings))
 
 
 def programs(config: ml_collections.ConfigDict, mesh) -> dict:
@@ -116,17 +125,23 @@ def programs(config: ml_collections.ConfigDict, mesh) -> dict:
     model = ScalarModel(setup.transformer(section(config, "model", setup.ModelSettings)))
     optimizer, train = section(config, "optimizer", OptimizerConfig), section(config, "train", TrainSettings)
     text, data = section(config, "text", setup.TextSettings), section(config, "data", DataSettings)
-    shared = shared_width(data, text, model.config)
-    pieces = setup.pieces(data.batch_size, train.microbatch_size, shared or text.length, mesh)
+    width = row_width(data, text, model.config)
+    pieces = setup.pieces(data.batch_size, train.microbatch_size, width, mesh)
     tx = make_optimizer(optimizer, 1000, frozen=model.config.frozen)
     state = states.abstract_state(model, tx, mesh, train.offload)
     step = make_step(model, tx, make_schedule(optimizer, 1000), train.divide_by, pieces, train.guard)
     step = states.jit_step(step, state, mesh, train.offload)
     rows = setup.batch_sharding(mesh)
-    # How well completions pack is known from data alone: a row for each is the most there can be.
-    most = pipeline.ranking_rows(data.batch_size // pieces * data.k_max, pieces, batch_devices(mesh))
-    packed, slots = (most, shared or text.length), (data.batch_size, data.k_max)
-    shapes = (packed, packed, slots, slots, slots, *([packed] if shared else []))
+    # How well completions pack is known from data alone: a row for each is the most there can be, and where three fit into one, a row
+    # more than two thirds, for of two rows at most half full one would not have been begun.
+    most = data.batch_size // pieces * data.k_max
+    if data.shared_prompts:
+        most = min(most, -(-2 * most // 3) + 1)
+    packed, slots = (
+        (pipeline.ranking_rows(most, pieces, batch_devices(mesh)), width),
+        (data.batch_size, data.k_max),
+    )
+    shapes = (packed, packed, slots, slots, slots, *([packed] if data.shared_prompts else []))
     batch = RankingBatch(*(jax.ShapeDtypeStruct(shape, np.int32, sharding=rows) for shape in shapes))
     return {"train_step": (step, (state, batch, jax.eval_shape(lambda: jax.random.key(0))))}
 
@@ -140,14 +155,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    setup.row_length(text, model.config)
-    shared = shared_width(data, text, model.config)
-    pieces = setup.pieces(data.batch_size, train.microbatch_size, shared or text.length, mesh)
+    width = row_width(data, text, model.config)
+    pieces = setup.pieces(data.batch_size, train.microbatch_size, width, mesh)
     batches = pipeline.rankings(
         builders.open_source(data.dir, "rankings", data.split), tokenizer, setup.template(text.template, tokenizer), k_max=data.k_max,
         batch_size=data.batch_size, max_prompt=text.max_prompt, max_response=text.max_response, seed=config.seed,
         epochs=train.epochs, groups=pieces, devices=batch_devices(mesh),
-        shared_width=shared,
+        shared_width=width if data.shared_prompts else None,
     )  # fmt: skip
     total = batches.steps(train.epochs)
     tx = make_optimizer(optimizer, total, frozen=model.config.frozen)

@@ -126,8 +126,19 @@ def perceive(
         a = dataclasses.replace(a, false_claims=0)
     if rng.random() < labeler.overlooks and a.constraint is False:
         a = dataclasses.replace(a, constraint=True)
+    return _worth(labeler, a) + rng.gauss(0.0, NOISE), a
+
+
+def _worth(labeler: Labeler, a: rubric.Assessment) -> float:
     taste = labeler.likes_length * min(a.words, 20) + labeler.likes_hedge * a.hedges
-    return rubric.score(a, labeler.weights) + taste + rng.gauss(0.0, NOISE), a
+    return rubric.score(a, labeler.weights) + taste
+
+
+def common_view(people: list[Labeler], world: w.World, task: Task, response: str, finished: bool) -> float:
+    """The mean worth of a response to these people by what each knows and likes, were nothing overlooked or misread: going by it, a
+    ranker orders as many pairs as they do as one can that does not know whose turn it is, but for pairs that are near each other."""
+    believed = [(person, believe(person, world, task, response)) for person in people]
+    return sum(_worth(p, rubric.assess(*taken, response, finished)) for p, taken in believed) / len(people)
 
 
 def rank(labeler: Labeler, world: w.World, prompt: Prompt, task: Task, completions: list[str], models: list[str],

@@ -58,5 +58,5 @@ def of(config: ConfigDict, mesh) -> dict[str, Sent]:
     kind = train_rm if config.stage == "rm" else train_lm
     data, train = section(config, "data", kind.DataSettings), section(config, "train", kind.TrainSettings)
     pieces = data.batch_size // (train.microbatch_size or data.batch_size)
-    rows = data.batch_size * (data.k_max if config.stage == "rm" else 1) // pieces
+    rows = (train_rm.rows_at_most(data, text) if config.stage == "rm" else data.batch_size) // pieces
     return {"train_step": Sent(*(pieces * bytes for bytes in gradient(model, rows, text.length, mesh)))}

@@ -58,10 +58,16 @@ def of(config: ConfigDict, rows: int | None = None) -> Work:
             section(config, "data", train_rm.DataSettings),
             section(config, "train", train_rm.TrainSettings),
         )
-        batch, flops = data.batch_size * data.k_max, 3 * forward(model, data.batch_size * data.k_max, length)
+        batch = train_rm.rows_at_most(data, text)
+        flops = 3 * forward(model, batch, length)
         prompts, assumed = _prompts(train.epochs, rows, "rm")
         steps = math.ceil(train.epochs * prompts / data.batch_size)
-        assumed += (f"every prompt has {data.k_max} completions, each a row of {length} tokens by itself",)
+        each = (
+            f"of {text.max_response} tokens behind one prompt of {text.max_prompt}"
+            if data.shared_prompts
+            else f"each a row of {length} tokens by itself"
+        )
+        assumed += (f"every prompt has {data.k_max} completions, {each}",)
     elif config.stage in ("sft", "pretrain"):
         data, train = (
             section(config, "data", train_lm.DataSettings),
