@@ -198,6 +198,21 @@ def groups_of(batch, groups):
     return [jax.tree.map(lambda x, g=g: np.asarray(x[g]), split(batch, groups)) for g in range(groups)]
 
 
+def test_a_text_without_tokens_moves_no_other_completion():
+    empty = Ranking("e", "", "l", ["", "abc", "de"], [1, 2, 3], ["m"] * 3, [False] * 3)
+    other = Ranking("o", "xy", "l", ["f", "gh", "i"], [1, 2, 3], ["m"] * 3, [False] * 3)
+    for width in (None, 12):
+        batch = pipeline.rankings(
+            [empty, other], Letters(), Template("", ""), batch_size=2, max_prompt=3, max_response=3, k_max=3, seed=0, shared_width=width
+        ).at(0)  # fmt: skip
+        places = [(batch.row_BK[b, k], batch.column_BK[b, k]) for b in (0, 1) for k in (1, 2)]
+        ends = [batch.tokens_XT[place] for place in places]
+        own = [int((batch.segments_XT == batch.segments_XT[place]).sum()) for place in places]
+        prompt = 2 * (width is None)  # shared, it is a segment of its own
+        expected = {(12, 14): (3, 2), (17, 18): (2 + prompt, 1 + prompt)}  # c and e, h and i
+        assert {tuple(ends[i : i + 2]): tuple(own[i : i + 2]) for i in (0, 2)} == expected
+
+
 LENGTHS = st.lists(st.tuples(st.integers(1, 3), st.lists(st.integers(0, 4), min_size=2, max_size=5)), min_size=6, max_size=6)  # fmt: skip
 
 
@@ -240,6 +255,8 @@ def test_batches_of_rankings_take_nearly_as_many_tokens_each_and_an_epoch_has_ev
     )
     assert sorted(sum(lengths, [])) == sorted(3 + len(text) for row in rows for text in row.completions)
     assert not np.array_equal(batches.at(0).ranks_BK, batches.at(26).ranks_BK)
+    later = [(batches.at(i).segments_XT > 0).sum() for i in range(26, batches.steps(2) - 1)]
+    assert np.std(later) < 0.1 * spread
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,17 @@ def test_every_sft_epoch_is_kept_and_one_is_chosen_by_reward_model_score(finishe
     assert set(chosen) == {"sft", "flan", "prefix"}
 
 
+def test_a_recipe_that_shares_prompts_under_another_kernel_is_refused_before_anything_runs(tmp_path):
+    config = config_of(CONFIG)
+    with config.unlocked():
+        config.reward_model.attention = "splash"
+    with pytest.raises(
+        InputError, match="config.rm.data.shared_prompts and config.reward_model.attention = 'splash'"
+    ):
+        recipe.run(config.lock(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 class Reached(Exception):
     pass
 

@@ -76,6 +76,35 @@ def test_a_reward_models_batches_lie_on_a_mesh_that_does_not_divide_8(monkeypatc
     assert found[0].tokens_XT.sharding.is_equivalent_to(batch_sharding(mesh), 2)
 
 
+def test_a_reward_model_sees_each_ranking_once_and_is_compiled_ahead_with_shared_prompts(
+    monkeypatch, tmp_path
+):
+    found = []
+
+    def fit(step, state, batch_at, total_steps, **_):
+        found.extend(batch_at(i) for i in range(total_steps))
+        raise Stopped
+
+    rankings = [Ranking(f"p{i}", "name", "l", ["a b c d", "e"], [1, 2], ["m"] * 2) for i in range(7)]
+    monkeypatch.setattr(train_rm.builders, "open_source", lambda *_: rankings)
+    monkeypatch.setattr(setup, "load", lambda _, model, mesh: states.init_params(model, jax.random.key(0)))
+    monkeypatch.setattr(train_rm, "fit", fit)
+    data = dict(dir="", batch_size=4, k_max=2, shared_prompts=True)
+    config = ConfigDict(
+        SMALL | dict(name="rm", init="", mesh=dict(data=1), data=data, train=dict(epochs=1.0))
+    )
+    with pytest.raises(Stopped):
+        train_rm.run(config, tmp_path)
+    assert [int((batch.ranks_BK > 0).sum()) for batch in found] == [8, 6]
+    mesh = setup.open_mesh(setup.MeshSettings(data=1))
+    _, (_, assumed, _) = train_rm.programs(config, mesh)["train_step"]
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (found[0], assumed))
+    assert shapes[0] == shapes[1] and assumed.tokens_XT.shape == (8, 60)
+    config.model.attention = "splash"
+    with pytest.raises(InputError, match="config.data.shared_prompts and config.model.attention = 'splash'"):
+        train_rm.check(config)
+
+
 def test_a_validation_batch_that_does_not_divide_over_the_mesh_is_refused_before_data_is_read_and_ahead(
     tmp_path,
 ):

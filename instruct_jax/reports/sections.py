@@ -254,15 +254,17 @@ def _training(data: dict) -> dict | None:
     rows = []
     for model in in_order({**curves, **final}):
         last = (curves.get(model) or [{}])[-1]
+        scored = (last.get("gold") or last.get("rm") or {}).get("n")
         marks = [
             amount(last.get("gold")),
             amount(last.get("rm")),
-            count((last.get("gold") or last.get("rm") or {}).get("n")),
+            count(scored),
         ]
-        rows.append(
-            [label(model), count(last.get("episodes")), number(final.get(model, last.get("kl"))), *marks]
-        )
-    columns = ["Model", "Episodes", "KL, nats a response", "Gold score", "RM score", "n responses"]
+        # The final KL is of the responses that were judged, the scores are of the last dot's.
+        measured = ((data.get("likert") or {}).get(model) or {}).get("n") if model in final else scored
+        kl = number(final.get(model, last.get("kl")))
+        rows.append([label(model), count(last.get("episodes")), kl, count(measured), *marks])
+    columns = ["Model", "Episodes", "KL, nats a response", "n of KL", "Gold score", "RM score", "n of scores"]
     return section(
         "training",
         "PPO training",

@@ -55,11 +55,14 @@ def sample_k(sampler: Callable, policies: list[Policy], prompts: list[Prompt], t
 
 
 def rank_all(generations: list[Generation], rank: Callable[[int, Generation], Ranking]) -> list[Ranking]:
-    """Rankings of generations; equal texts of one prompt are shown to the labeler once."""
+    """Rankings of generations; equal texts of one prompt, alike in whether they ended, are shown to the
+    labeler once, so that fewer than k_min may be left; a prompt with one is not ranked."""
     rankings = []
     for i, g in enumerate(generations):
-        seen = dict(zip(g.completions, g.finished, strict=True))
-        once = dataclasses.replace(g, completions=list(seen), finished=list(seen.values()))
+        seen = list(dict.fromkeys(zip(g.completions, g.finished, strict=True)))
+        once = dataclasses.replace(
+            g, completions=[text for text, _ in seen], finished=[end for _, end in seen]
+        )
         if len(seen) > 1:
             rankings.append(rank(i, once))
     return rankings

@@ -5,6 +5,7 @@ The paper found this to predict human preference better than the validation loss
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from instruct_jax.sharding import check_divides
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.settings import SHARED, check_fields, section
 from instruct_jax.text.templates import Template
+
+_log = logging.getLogger(__name__)
 
 FIELDS = (*SHARED, "select", "reward_model", "groups", "base", "reward", "data_dir")
 
@@ -66,7 +69,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores the checkpoints of config.groups (group → run folder whose every checkpoint competes) and the prefixes of config.base;
-    writes `workdir`/select.json: {group: {"best": name, "scores": {name: interval}}}."""
+    writes `workdir`/select.json: {group: {"best": name, "scores": {name: interval}, "prompts": asked, "prompts_too_long": left out}}."""
     settings, text = section(config, "select", SelectSettings), section(config, "text", setup.TextSettings)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     check_divides(settings.batch_size, mesh, "config.select.batch_size")
@@ -78,11 +81,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     scalar = ScalarModel(
         setup.transformer(section(config, "reward_model", setup.ModelSettings), tokenizer.vocab_size)
     )
-    prompts = [p.text for p in builders.open_source(config.data_dir, "prompts", "valid")]
+    asked = prompts = [p.text for p in builders.open_source(config.data_dir, "prompts", "valid")]
     for shots in PREFIXES.values() if config.base else ():
         fits = inference.fitting(prompts, shots, tokenizer, settings.max_prompt)
         prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
-    prompts = prompts[: settings.prompts]
+    too_long, prompts = len(asked) - len(prompts), prompts[: settings.prompts]
+    if too_long:
+        _log.warning(
+            "%d of %d prompts do not fit behind every prefix: nobody is asked them", too_long, len(asked)
+        )
     sampling = SamplingConfig(max_new_tokens=text.max_response, temperature=settings.temperature)
     chosen = {}
     with jax.set_mesh(mesh):
@@ -110,6 +117,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             )
             table = score_candidates(candidates, prompts, sample, lambda rows, t: score(reward, rows, t), plain,
                                      jax.random.key(config.seed))  # fmt: skip
-            chosen[group] = {"best": best(table), "scores": table}
+            chosen[group] = {
+                "best": best(table),
+                "scores": table,
+                "prompts": len(prompts),
+                "prompts_too_long": too_long,
+            }
     if jax.process_index() == 0:
         (workdir / "select.json").write_text(json.dumps(chosen, indent=2) + "\n")

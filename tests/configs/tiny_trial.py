@@ -13,7 +13,7 @@ def get_config(part="ppo"):
             train=dict(epochs=2.0, keep_epochs=True, valid_batches=1),
         ),
         rm=dict(
-            data=dict(dir="", batch_size=16, k_max=9),
+            data=dict(dir="", batch_size=16, k_max=9, shared_prompts=True),
             optimizer=dict(learning_rate=1e-3),
             train=dict(epochs=1.0),
         ),
