@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,21 @@ print(json.dumps({"seconds": seconds, "loaded": loaded, "started": started}))
 def _import_instruct_jax():
     out = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(out.stdout)
+
+
+def test_every_file_of_the_package_that_is_no_module_is_installed_with_it():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "instruct_jax"
+    ]
+    folders = tuple(f"instruct_jax/{pattern.removesuffix('**')}" for pattern in named)
+    assert all(
+        pattern.endswith("/**") and (ROOT / "instruct_jax" / pattern[:-3]).is_dir() for pattern in named
+    )
+    files = subprocess.run(
+        ["git", "ls-files", "instruct_jax"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    others = [name for name in files.stdout.split() if not name.endswith(".py")]
+    assert len(others) > 5 and [name for name in others if not name.startswith(folders)] == []
 
 
 def test_importing_the_package_is_quick_loads_nothing_heavy_and_starts_no_device():

@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from instruct_jax.data.lab import gold, labelers
 from instruct_jax.evaluation import reward_models
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Demonstration, Generation, Prompt, Ranking, Rating, read_jsonl
-from instruct_jax.stages import inference, recipe, select, setup, train_ppo
+from instruct_jax.stages import inference, lab_tasks, recipe, select, setup, train_ppo
 from instruct_jax.stages.chain import stage_config
 from instruct_jax.stages.inference import Sampled
 from instruct_jax.stages.lab_data import LabSettings, make_lab
@@ -204,3 +205,24 @@ def test_ppo_starts_from_ppo_init_and_its_value_model_from_the_reward_model(
     for params, of in zip((state.policy.params, state.value.params), expected, strict=True):
         jax.tree.map(np.testing.assert_array_equal, params, of)
     assert np.abs(np.asarray(state.value.params["head"]["kernel"])).max() > 0
+
+
+def test_a_choice_of_four_goes_by_the_mean_log_probability_of_a_token_and_its_entropy_by_the_whole(lab):
+    class Models:
+        class tokenizer:
+            @staticmethod
+            def encode_batch(texts):
+                return [[1] * (4 if i % 4 == 0 else 1) for i in range(len(texts))]
+
+        @staticmethod
+        def logprobs(params, prompts, sampled, template, temperature):
+            assert len(prompts) == len(sampled) and temperature == 1.0
+            # The right one, first of its four, is the likeliest a token and the least likely as a whole.
+            return np.tile([-4.0, -2.0, -2.0, -2.0], len(prompts) // 4)
+
+    bench = SimpleNamespace(lab=lab, settings=SimpleNamespace(task_items=5), models=Models)
+    rows = lab_tasks._choices(bench, "sft", None)
+    assert [row.value for row in rows if row.task == "choice"] == [1.0] * 5
+    shares = np.exp([-4.0, -2, -2, -2]) / np.exp([-4.0, -2, -2, -2]).sum()
+    for row in rows:
+        assert row.task == "choice" or row.value == pytest.approx(-(shares * np.log2(shares)).sum())

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import logprobs as reference_logprobs
@@ -66,6 +66,40 @@ def test_the_gradient_equals_the_slope_of_a_second_implementation(loss, tiny_mod
         slope = (ends[0] - ends[1]) / 2e-5
         mine = (np.asarray(gradients[i], np.float64) * direction).sum()
         np.testing.assert_allclose(mine, slope, rtol=2e-3, atol=2e-4, err_msg=str(i))
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=5), st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    hnp.arrays(bool, (B, T)), st.integers(0, 2**16),
+)  # fmt: skip
+@settings(max_examples=12, deadline=None)
+def test_any_lengths_and_mask_have_the_loss_and_slope_of_a_second_implementation(
+    loss, tiny_model, tiny_params, first, second, mask, seed
+):
+    segments = np.zeros((B, T), np.int32)
+    for b, lengths in enumerate((first, second)):
+        numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)[:T]
+        segments[b, : len(numbers)] = numbers
+    # A target is a token that another of its document comes before.
+    mask[:, 1:] &= (segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])
+    mask[:, 0] = False
+    assume(mask.any())
+    rng = np.random.default_rng(seed)
+    drawn = TokenBatch(rng.integers(3, 100, (B, T)).astype(np.int32), segments, mask)
+    (value, _), gradient = loss(tiny_params, drawn)
+    np.testing.assert_allclose(value, reference_loss(tiny_params, drawn, tiny_model.config), atol=1e-4)
+    direction = jax.tree.map(lambda x: rng.normal(size=x.shape), tiny_params)
+
+    def moved(step):
+        params = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + step * d, tiny_params, direction)
+        return reference_loss(params, drawn, tiny_model.config)
+
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    mine = sum(
+        (np.asarray(g, np.float64) * d).sum()
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction))
+    )
+    np.testing.assert_allclose(mine, slope, rtol=2e-3, atol=2e-3)
 
 
 def test_padding_has_no_gradient_and_an_empty_mask_none_at_all(loss, tiny_params):
