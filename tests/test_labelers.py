@@ -71,6 +71,22 @@ def test_the_common_view_orders_pairs_as_labelers_do_more_often_than_one_of_them
     assert means["view"] > means["truth"] and means["view"] > means["labeler"] + 0.05, means
 
 
+def test_the_common_view_takes_a_claim_as_each_of_the_people_can():
+    task, knowing, ignorant = asked_of_known("ask")
+    wrong = next(x for x in w.RELATIONS[task.relation].objects if x != task.answer[0])
+    right, false = (w.state(w.Claim(task.subject, task.relation, x)) + " ." for x in (task.answer[0], wrong))
+
+    def view(people, text):
+        people = [dataclasses.replace(person, likes_length=0.0, likes_hedge=0.0) for person in people]
+        return labelers.common_view(people, WORLD, task, text, True)
+
+    assert view(knowing, right) > view(knowing, false) + 2
+    assert view(ignorant, right) == view(ignorant, false) > view(ignorant, "i do not know .")
+    share = len(knowing) / (len(knowing) + len(ignorant))
+    mean = share * view(knowing, false) + (1 - share) * view(ignorant, false)
+    assert view([*knowing, *ignorant], false) == pytest.approx(mean)
+
+
 def test_ranking_is_easier_than_writing(asked):
     # Of two texts of one labeler, another labeler picks the better one more often than a text of theirs is without fault.
     prompts, tasks = asked

@@ -184,7 +184,7 @@ def test_pieces_that_do_not_divide_over_the_mesh_are_refused():
         train_ppo.programs(config, setup.open_mesh(setup.MeshSettings(data=2, fsdp=2, tensor=2)))
 
 
-IN_PIECES = dict(rollout_size=8, refill=True, microbatch_size=4, ptx_microbatch_size=4)
+IN_PIECES = dict(rollout_size=8, refill=True, microbatch_size=4, ptx_microbatch_size=4, inner_epochs=2)
 
 
 @pytest.mark.parametrize(
@@ -220,11 +220,13 @@ def test_a_ppo_iteration_on_eight_devices_is_the_one_on_one_and_compiles_once(pi
             for i in range(2):
                 drawn = rng.integers(3, 128, (16, 12)).astype(np.int32)
                 prompts = PromptBatch(drawn, np.ones((16, 12), bool), np.arange(16, dtype=np.int32))
-                rows = np.ones((16, 20), np.int32)
-                ptx = TokenBatch(rng.integers(3, 128, (16, 20)).astype(np.int32), rows, rows > 0)
+                rows = np.ones((16 * p.train.inner_epochs, 20), np.int32)
+                ptx = TokenBatch(rng.integers(3, 128, rows.shape).astype(np.int32), rows, rows > 0)
                 batch = setup.put(train_ppo.IterationBatch(prompts, ptx), mesh)
                 state, _, _ = iteration(state, batch, jax.random.key(i))
             assert [program._cache_size() for program in compiled.values()] == [1, 1, 1]
+            # Two iterations of two minibatches, each taken once an inner epoch.
+            assert int(state.policy.step) == int(state.value.step) == 4 * p.train.inner_epochs
             for tree in (state.policy.opt_state, state.policy.ema, state.value.opt_state, *frozen):
                 assert ("pinned_host" in kinds(tree)) == bool(away)
             assert kinds((state.policy.params, state.value.params)) == {"device"}
