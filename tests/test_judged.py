@@ -13,6 +13,8 @@ from instruct_jax.data.lab import gold, labelers
 from instruct_jax.evaluation import reward_models
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Demonstration, Generation, Prompt, Ranking, Rating, read_jsonl
+from instruct_jax.reports.page import write_report
+from instruct_jax.reports.text import duration
 from instruct_jax.stages import inference, lab_tasks, recipe, select, setup, train_ppo
 from instruct_jax.stages.chain import stage_config
 from instruct_jax.stages.inference import Sampled
@@ -226,3 +228,13 @@ def test_a_choice_of_four_goes_by_the_mean_log_probability_of_a_token_and_its_en
     shares = np.exp([-4.0, -2, -2, -2]) / np.exp([-4.0, -2, -2, -2]).sum()
     for row in rows:
         assert row.task == "choice" or row.value == pytest.approx(-(shares * np.log2(shares)).sum())
+
+
+def test_the_clock_is_read_when_the_plots_are_drawn_and_the_page_says_so_too(finished, tmp_path):
+    def clock():
+        assert list(tmp_path.glob("*.png"))
+        return 3723.04
+
+    write_report(tmp_path, json.loads((finished / "report" / "summary.json").read_text()), clock)
+    assert json.loads((tmp_path / "summary.json").read_text())["wall_seconds"] == 3723.0
+    assert duration(3723.0) in (tmp_path / "index.html").read_text()

@@ -13,7 +13,7 @@ from instruct_jax.data import builders
 from instruct_jax.errors import InputError
 from instruct_jax.main import main
 from instruct_jax.records import Demonstration, Generation, Prompt, read_jsonl
-from instruct_jax.stages import lab_base, lab_collect, recipe, setup
+from instruct_jax.stages import chain, lab_base, lab_collect, recipe, setup
 from instruct_jax.training.checkpoint import read_meta
 from instruct_jax.training.metrics import read_metrics
 
@@ -52,6 +52,16 @@ def test_run_again_it_says_that_it_is_done(finished, capsys):
     assert run(finished) == 0
     assert "already done" in capsys.readouterr().out
     assert (finished / "report" / "index.html").stat().st_mtime_ns == before
+
+
+def test_wall_time_is_of_this_session_whole_and_of_earlier_ones_in_their_stages(tmp_path, monkeypatch):
+    now = iter([100.0, 110.0, 113.0, 120.0])  # opened; a stage begins and ends; asked
+    monkeypatch.setattr(chain.time, "perf_counter", lambda: next(now))
+    (tmp_path / "times.json").write_text(json.dumps({"data": 5.0, "sft (unfinished)": 2.0}))
+    opened = chain.Chain(tmp_path)
+    opened.stage("data", lambda: pytest.fail("it is done"))
+    opened.stage("sft", lambda: None)
+    assert opened.seconds == {"data": 5.0, "sft": 5.0} and opened.wall() == 27.0
 
 
 def test_a_lost_report_is_made_again_without_training_again(finished):

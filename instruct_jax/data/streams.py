@@ -123,7 +123,7 @@ def _dealt(sizes: np.ndarray, batch_size: int) -> np.ndarray:
     dealt = np.argsort(-sizes, kind="stable").reshape(batch_size, -1)
     dealt[1::2] = dealt[1::2, ::-1].copy()
     batches = np.sort(dealt.T, axis=1)
-    return batches[np.argsort(batches[:, 0])].ravel() if len(batches) else dealt.ravel()
+    return batches[np.argsort(batches[:, 0])].ravel()  # in the order in which their first rows were drawn
 
 
 def permutation(seed: int, epoch: int, rows: int) -> np.ndarray:

@@ -125,4 +125,4 @@ def report(config: ml_collections.ConfigDict, workdir: Path, chain: Chain) -> No
         "stages": [{"name": name, "seconds": round(spent, 1)} for name, spent in chain.seconds.items()],
         "config": {k: v for k, v in config.to_dict().items() if k != "stage"},
     }
-    write_report(workdir / "report", data)
+    write_report(workdir / "report", data, chain.wall)

@@ -135,8 +135,7 @@ def _worth(labeler: Labeler, a: rubric.Assessment) -> float:
 
 
 def common_view(people: list[Labeler], world: w.World, task: Task, response: str, finished: bool) -> float:
-    """The mean worth of a response to these people by what each knows and likes, were nothing overlooked or misread: going by it, a
-    ranker orders as many pairs as they do as one can that does not know whose turn it is, but for pairs that are near each other."""
+    """The mean worth of a response to these people, by what each knows and likes and with nothing overlooked or misread."""
     believed = [(person, believe(person, world, task, response)) for person in people]
     return sum(_worth(p, rubric.assess(*taken, response, finished)) for p, taken in believed) / len(people)
 
