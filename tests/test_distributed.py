@@ -168,9 +168,9 @@ class Pod:
                 *(f"--config.{name}={value}" for name, value in fields.items())]  # fmt: skip
 
     def start(
-        self, run: str, count: int, commands: list[list[str]], dies: tuple | None = None
+        self, run: str, count: int, commands: list[list[str]], ends: tuple | None = None
     ) -> list[tuple]:
-        """(status, stderr) of each of `count` processes; dies (process, step): of the last command."""
+        """(status, stderr, seconds after the first end) of each of `count` processes; ends (process, how and step)."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -188,12 +188,12 @@ class Pod:
         for index in range(count):
             who = [f"--coordinator={address}", f"--processes={count}", f"--process={index}"]
             words = [commands[0] + who, *commands[1:]]
-            step = dies[1] if dies and dies[0] == index else -1
+            end = ends[1] if ends and ends[0] == index else ""
             program = [
                 sys.executable,
                 "tests/pod_process.py",
                 self.notes(run, index),
-                str(step),
+                end,
                 json.dumps(words),
             ]
             with open(self.root / run / f"errors_{index}", "w") as errors:
@@ -223,16 +223,23 @@ class Pod:
 
 
 @pytest.fixture(scope="module")
-def pod(tmp_path_factory):
-    """All runs: one process does SFT, RM, PPO and the selection; four do RM and PPO, and die in SFT after a checkpoint; two go
-    on from there, on another mesh, and do the rest as well."""
+def folder(tmp_path_factory):
+    """A folder with data alone."""
     pod = Pod(tmp_path_factory.mktemp("pod"))
     pod.make_data()
+    return pod
+
+
+@pytest.fixture(scope="module")
+def pod(folder):
+    """All runs: one process does SFT, RM, PPO and the selection; four do RM and PPO, and die in SFT after a checkpoint; two go
+    on from there, on another mesh, and do the rest as well."""
+    pod = folder
     for part in ("sft", "rm", "ppo", "select"):
         assert main.main(["main", *pod.command("one", part, "1x1x1")]) == 0
     mesh = "2x2x2"
     pod.died = pod.start(
-        "four", 4, [pod.command("four", part, mesh) for part in ("rm", "ppo", "sft")], dies=(3, 5)
+        "four", 4, [pod.command("four", part, mesh) for part in ("rm", "ppo", "sft")], ends=(3, "killed:5")
     )
     mesh = "4x1x2"
     others = [pod.command("two", part, mesh) for part in ("rm", "ppo", "select")]
@@ -246,6 +253,23 @@ def test_a_death_ends_the_others_with_a_message_within_a_minute(pod):
     for _, said, seconds in pod.died[:3]:
         assert "another task died" in said
         assert seconds < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "process, how, statuses, most",
+    [
+        (0, "killed", [9, -6], 10),
+        (1, "error", [-6, -6], 20),  # after SHUTDOWN_SECONDS, together
+        (1, "bad_input", [-6, 2], 40),
+    ],
+)
+def test_whoever_ends_by_itself_the_other_ends_too(folder, process, how, statuses, most):
+    run = f"two_{how}"
+    found = folder.start(run, 2, [folder.command(run, "sft", "4x1x2")], ends=(process, f"{how}:2"))
+    assert [status for status, _, _ in found] == statuses, found
+    assert max(seconds for _, _, seconds in found) < most
+    assert how == "killed" or "this process alone" in found[process][1]
 
 
 @pytest.mark.slow
