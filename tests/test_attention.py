@@ -24,7 +24,8 @@ SEGMENTS = np.array([[0] * 5 + [3] * 11 + [1] * 18 + [0] * 6, [2] * T], np.int32
 def plain(q, k, v, segments, *, scale, softcap=None, window=0):
     mask = xla.causal_mask(segments)
     if window:
-        mask &= xla.near_mask(jnp.arange(T), T, window)
+        length = segments.shape[1]
+        mask &= xla.near_mask(jnp.arange(length), length, window)
     return xla.attend(q, k, v, mask, scale=scale, softcap=softcap)
 
 
@@ -63,6 +64,25 @@ def test_every_kernel_is_the_plain_one_forwards_and_backwards(kernel, case):
     np.testing.assert_allclose(found, expected, atol=2e-5)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=5e-5)
+
+
+def test_splash_over_several_blocks_is_the_plain_one_forwards_and_backwards():
+    """600 tokens are five blocks of 128: segments and the window end inside blocks, and whole blocks are skipped."""
+    rng = np.random.default_rng(3)
+    q, k, v, weights = (np.float32(rng.normal(size=(1, 1, 600, C))) for _ in range(4))
+    segments = np.repeat(np.int32([[0, 2, 1, 0]]), [37, 290, 250, 23], axis=1)
+
+    def outputs_and_gradients(attend):
+        def loss(q, k, v):
+            out = attend(q, k, v, jnp.asarray(segments), scale=0.3, window=200)
+            out = jnp.where(segments[:, None, :, None] > 0, out, 0.0)
+            return (out * weights).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+        return out, *gradients
+
+    found, expected = outputs_and_gradients(KERNELS["splash"]), outputs_and_gradients(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
