@@ -7,6 +7,7 @@ slices, gathered where used), `sequence` (the tokens of a row, for long contexts
 
 import math
 import re
+from collections import Counter
 from functools import partial
 
 import jax
@@ -37,7 +38,10 @@ _COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), spec) for pattern, spec in
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices=None) -> Mesh:
-    """A mesh of data x fsdp x sequence x tensor devices (all devices, or those given); a wrong product raises InputError."""
+    """A mesh of data x fsdp x sequence x tensor devices (all devices, or those given); a wrong product raises InputError.
+
+    Of several TPU slices `data` goes over the slices, whose network is slower than the links inside one.
+    """
     devices = jax.devices() if devices is None else list(devices)
     sizes = (data, fsdp, sequence, tensor)
     for name, size in zip(AXES, sizes, strict=True):
@@ -49,11 +53,27 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, 
             f"but there are {len(devices)} devices: make the product {len(devices)}"
         )
     types = (AxisType.Auto,) * len(AXES)
+    slices = Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(slices) > 1:
+        return Mesh(_over_slices(sizes, devices, slices), AXES, axis_types=types)
     try:
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
     except NotImplementedError:  # an axis of the mesh takes a part of an axis of the TPU's torus
         split = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
         return Mesh(split, AXES, axis_types=types)
+
+
+def _over_slices(sizes: tuple[int, ...], devices: list, slices: Counter) -> np.ndarray:
+    """The devices in the shape of `sizes`, each slice a part of `data`; InputError where `data` cannot go over them."""
+    data, *inner = sizes
+    if len(set(slices.values())) > 1 or data % len(slices):
+        raise InputError(
+            f"mesh.data is {data}, but the devices are of {len(slices)} TPU slices ({', '.join(map(str, slices.values()))} of each): "
+            f"make mesh.data a multiple of {len(slices)} and the mesh take all devices, for only mesh.data goes over slices"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // len(slices), *inner), (len(slices), 1, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def param_spec(path: str) -> PartitionSpec:

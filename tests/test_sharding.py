@@ -1,6 +1,7 @@
 """The laws of the mesh: one row of the table per parameter, and the same numbers on eight devices as on one."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -206,3 +207,13 @@ def test_meshes_that_do_not_fit_are_refused(mesh):
         param_shardings({"embed": {"tokens": jnp.zeros((4, 6))}}, make_mesh(fsdp=2, tensor=2, sequence=2))
     with pytest.raises(InputError, match="'embed/tokens'.*5 that does not divide over mesh.tensor = 2"):
         param_shardings({"embed": {"tokens": jnp.zeros((5, 4))}}, mesh)
+
+
+@pytest.mark.parametrize("data, held", [(1, (4, 4)), (3, (4, 4)), (2, (4, 2))])
+def test_of_several_slices_data_must_take_equal_parts(data, held):
+    there = [SimpleNamespace(slice_index=i) for i, count in enumerate(held) for _ in range(count)]
+    rest = len(there) // data
+    with pytest.raises(
+        InputError, match=f"mesh.data is {data}, but .* of 2 TPU slices .*: make mesh.data a multiple of 2"
+    ):
+        make_mesh(data=data, fsdp=rest, devices=there[: data * rest])
