@@ -162,7 +162,8 @@ def topology(name: str) -> tuple[list, Chip]:
     kind, colon, shape = name.partition(":")
     if kind not in CHIPS:
         raise InputError(
-            f"topology {name!r}: no such chip; there are {', '.join(CHIPS)}, as in v5e:4x4 or v5p:8x8x8"
+            f"topology {name!r}: no such chip; there are {', '.join(CHIPS)}, as in v5e:4x4 or v5p:8x8x8 (for a newer one, add its peaks to "
+            "devices.CHIPS)"
         )
     chip, sizes = CHIPS[kind], shape.split("x")
     if not colon or not all(size.isdigit() and int(size) for size in sizes) or len(sizes) != chip.torus:
@@ -176,10 +177,21 @@ def topology(name: str) -> tuple[list, Chip]:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices
     except Exception as error:
-        raise InputError(
-            f"topology {name!r}: libtpu does not know it: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"topology {name!r}: {_no_slice(kind, sizes, error)}") from error
     return list(devices), chip
+
+
+def _no_slice(kind: str, sizes: list[str], error: Exception) -> str:
+    """Why libtpu gave no devices, and the next step: the sides are wrong, or libtpu cannot be used."""
+    told = (str(error).splitlines() or [type(error).__name__])[0]
+    if any(int(size) % 2 for size in sizes[:2]):  # a host has 2 x 2 chips
+        sides = ("2x2", "2x4", "4x4", "8x16") if len(sizes) == 2 else ("2x2x1", "2x2x4", "4x4x4", "8x8x8")
+        known = ", ".join(f"{kind}:{each}" for each in sides)
+        return f"libtpu does not know it: its first two sides must be even, as in {known} ({told})"
+    return (
+        f"libtpu {libtpu_version()} cannot be used for it ({told}): run `bash launch/setup.sh --tpu`, which installs "
+        "the one that belongs to this JAX"
+    )
 
 
 def matmul_gflops(size: int = 1024, dtype="float32", repeats: int = 5) -> float:

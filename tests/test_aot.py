@@ -1,11 +1,8 @@
-"""Compiling ahead: every stage for a small slice by the real compiler, what would fit, which mesh is best, what is said of bad input."""
+"""Compiling ahead, short of the compiler: what an experiment costs, what would fit, which mesh is best, what is said of bad input."""
 
 import dataclasses
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,21 +19,6 @@ from instruct_jax.stages import train_ppo
 from instruct_jax.stages.ahead import compiling, fitting, sending, work
 
 ROOT = Path(__file__).parent.parent
-TEXT = [
-    "text.max_prompt=32",
-    "text.max_response=32",
-    "model.variant=tiny",
-    "model.context=64",
-    "model.vocab=128",
-    "mesh.fsdp=4",
-]
-TINY = {
-    "sft": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8"],
-    "rm": [*TEXT, "model.variant=gpt3_125m", "data.batch_size=8", "data.k_max=2"],
-    "ppo": [*TEXT, "reward_model.variant=tiny", "reward_model.context=64", "reward_model.vocab=128", "train.episodes=32",
-            "train.batch_size=32", "train.minibatch_size=16", "train.rollout_size=16", "train.microbatch_size=8", "train.ptx_ratio=1",
-            "train.ptx_length=32", "train.ptx_microbatch_size=8"],
-}  # fmt: skip
 
 
 def load(path, *part):
@@ -46,74 +28,13 @@ def load(path, *part):
     return module.get_config(*part)
 
 
-def compile_ahead(config, *words):
-    """The command in a process of its own: libtpu is loaded nowhere else."""
-    if devices.libtpu_version() is None:
-        missing = "no libtpu: bash launch/setup.sh --dev installs it on Linux"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    command = [sys.executable, "-m", "instruct_jax.aot", "--config", config, *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-
-
-@pytest.mark.libtpu
-@pytest.mark.parametrize("stage", TINY)
-def test_every_stage_compiles_for_a_slice_that_is_not_there_and_sends_what_the_law_says(stage):
-    overrides = [f"--config.{field}" for field in TINY[stage]]
-    ran = compile_ahead(f"configs/{stage}/gpt3_1p3b.py", "--topology", "v5e:2x2", "--json", *overrides)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    report = json.loads(ran.stdout)
-    assert (report["chips"], report["mesh"], report["fits"]) == (
-        4,
-        {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 1},
-        True,
-    )
-    assert set(report["programs"]) == ({"rollout", "scoring", "update"} if stage == "ppo" else {"train_step"})
-    for program in report["programs"].values():
-        assert 0 < program["argument_bytes"] < program["needed_bytes"] < program["hbm_bytes"]
-        assert program["collectives"] and program["flops_per_chip"]["rest"] > 0
-        assert program["seconds"] == sum(phase["seconds"] for phase in program["phases"].values()) > 0
-    if stage == "ppo":
-        rollout, update = report["programs"]["rollout"], report["programs"]["update"]
-        assert rollout["flops_per_chip"]["loop"] > 0 and update["flops_per_chip"]["loop"] == 0
-        # While sampling, the moments of both networks and the average lie there too; while updating, reference and reward model.
-        assert rollout["resident_bytes"] > 2 * rollout["argument_bytes"] / 4 and update["resident_bytes"] > 0
-        assert not [
-            row for row in rollout["collectives"] if row["phase"] == "loop"
-        ]  # decoding asks no other chip
-    else:
-        step = report["programs"]["train_step"]
-        law = step["law_bytes"]  # how much is gathered again differs by the compiler's version
-        assert 0.8 * law["least"] <= step["sent_bytes"] <= 1.1 * law["again"]
-        assert step["waited_for_bytes"] <= 64 * 2**20
-    assert 0 < report["cost"]["mfu"] <= report["cost"]["hfu"] < 1
-
-
-@pytest.mark.libtpu
-def test_what_cannot_fit_is_said_without_compiling_and_a_wrong_slice_in_one_line():
-    ran = compile_ahead(
-        "configs/sft/gpt3_175b.py",
-        "--topology",
-        "v5e:2x2",
-        "--config.mesh.fsdp=4",
-        "--config.mesh.tensor=1",
-        "--nosuggest",
-    )
-    assert ran.returncode == 1 and "by themselves" in ran.stdout
-    wrong = compile_ahead("configs/sft/gpt3_1p3b.py", "--topology", "v5e:3x3")
-    assert (
-        wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "libtpu does not know it" in wrong.stderr
-    )
-    other = compile_ahead("configs/sft/gpt3_1p3b.py", "--topology", "v5e:2x2")
-    assert other.returncode == 2 and "1 x 16 x 1 x 1 = 16 devices, but v5e:2x2 has 4" in other.stderr
-
-
 @pytest.mark.parametrize(
     "words, told",
     [
         (["--config", "configs/sft/gpt3_1p3b.py"], "--topology is missing"),
         (
             ["--config", "configs/sft/gpt3_1p3b.py", "--topology", "v9:2x2"],
-            "no such chip; there are v4, v5e, v5p, v6e, tpu7x",
+            "v6e, tpu7x, as in v5e:4x4 or v5p:8x8x8 (for a newer one, add its peaks to devices.CHIPS)",
         ),
         (
             ["--config", "configs/sft/gpt3_1p3b.py", "--topology", "v5p:4x4"],
@@ -244,6 +165,57 @@ def test_what_does_not_fit_is_tried_smaller_until_it_fits(monkeypatch):
     assert seen[1].model.remat == "full" and config.model.remat == "none"
 
 
+PPO = {"rollout": 8.0, "scoring": 20.0, "update": 20.0}  # GiB of 16
+
+
+def of_programs(needed):
+    """A report of several programs, one of which may be known."""
+    found = {
+        name: one if isinstance(one, dict) else report_of(one)["programs"]["update"]
+        for name, one in needed.items()
+    }
+    return report_of(1) | {"programs": found, "fits": all(one["fits"] for one in found.values())}
+
+
+@pytest.mark.parametrize("again", [9, 18])
+def test_what_makes_one_program_fit_is_kept_for_the_next_and_all_is_compiled_with_the_union(
+    again, monkeypatch
+):
+    """Scoring fits with smaller pieces, the update with `fsdp` over the mesh as well; sampling then needs `again` GiB."""
+    compiled = []
+
+    def examine(config, programs, place, *, only=None, say=None, known=None):
+        small, wide = config.train.microbatch_size == 4, config.mesh.fsdp == 16
+        needed = {
+            "rollout": again if wide else 8,
+            "scoring": 12 if small else 20,
+            "update": 13 if small and wide else 20,
+        }
+        needed = {name: size for name, size in needed.items() if only in (None, name)}
+        compiled.extend((name, small, wide) for name in needed if name not in (known or {}))
+        return of_programs(needed | (known or {}))
+
+    monkeypatch.setattr(compiling, "examine", examine)
+    ladder = [{"train.microbatch_size": 4}, {"mesh.data": 1, "mesh.fsdp": 16}]
+    monkeypatch.setattr(
+        fitting, "changes", lambda config, place, name: ladder[config.train.microbatch_size == 4 :]
+    )
+    config = fitting.changed(
+        load("configs/ppo/gpt3_1p3b.py"), {"mesh.data": 2, "mesh.fsdp": 8, "train.microbatch_size": 16}
+    )
+    tried = fitting.suggest(config, None, PLACE, of_programs(PPO), say=lambda told: None)
+    fits = again < 16
+    assert [(one["program"], one["fits"]) for one in tried] == [
+        ("scoring", True), ("update", False), ("update", True), ("all together", fits)
+    ]  # fmt: skip
+    union = {"train.microbatch_size": 4, "mesh.data": 1, "mesh.fsdp": 16}
+    assert tried[2]["overrides"] == tried[3]["overrides"] == union
+    assert compiled[3:] == [("rollout", True, True), ("scoring", True, True)]  # the update is known
+    assert tried[3]["needed_bytes"] == (13 if fits else 18) * 2**30 and tried[3]["compile_seconds"] == 2
+    assert fits or tried[3]["refused"] == "rollout: does not fit"
+    assert "| all together " in ahead.text(report_of(20) | {"tried": tried})
+
+
 def test_the_last_thing_tried_is_more_devices_for_one_model():
     config = fitting.changed(load("configs/ppo/gpt3_1p3b.py"), {"mesh.data": 2, "mesh.fsdp": 8})
     ladder = list(fitting.changes(config, PLACE, "update"))
@@ -364,9 +336,32 @@ def test_a_sweep_ranks_what_fits_by_time_and_says_why_the_others_do_not(monkeypa
         "does not fit" in found["meshes"][2]["why"] and found["meshes"][3]["why"] == "64 rows do not divide"
     )
     assert found["fits"] and "| 2x8x1 " in ahead.text(found)
+    assert "Assumed:\n- nothing" in ahead.text(found)
     assert len(fitting.shapes("all", 16)) == 15
     with pytest.raises(InputError, match="give data x fsdp x tensor"):
         fitting.shapes("4x4", 16)
+
+
+def test_a_sweep_is_over_what_the_sequence_axis_leaves(monkeypatch):
+    seen = []
+
+    def examine(config, programs, place, only, rows, say):
+        seen.append(place.sizes(config))
+        return report_of(12)
+
+    monkeypatch.setattr(compiling, "examine", examine)
+    config = fitting.changed(load("configs/sft/gpt3_1p3b.py"), {"mesh.sequence": 2})
+
+    def sweep(config, which):
+        return fitting.sweep(config, None, PLACE, which, only=None, rows=None, say=lambda told: None)
+
+    found = sweep(config, "all")
+    assert len(found["meshes"]) == 10 and all(one["fits"] for one in found["meshes"])
+    assert {(mesh.sequence, mesh.data * mesh.fsdp * mesh.tensor) for mesh in seen} == {(2, 8)}
+    assert ", mesh sequence 2" in ahead.text(found)
+    assert not sweep(config, "1x16x1")["fits"]
+    with pytest.raises(InputError, match="mesh.sequence is 3: make it a divisor of the slice's 16 devices"):
+        sweep(fitting.changed(config, {"mesh.sequence": 3}), "all")
 
 
 def test_the_report_is_a_page_with_plots_and_its_own_numbers(tmp_path):
@@ -378,11 +373,13 @@ def test_the_report_is_a_page_with_plots_and_its_own_numbers(tmp_path):
                 "fits": True,
                 "needed_bytes": 2**33,
             }
-        ]
+        ],
+        "chosen": {"model.remat": "full"},
     }
     ahead.write_ahead(tmp_path, report)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     page, told = (tmp_path / "index.html").read_text(), (tmp_path / "README.md").read_text()
+    assert "Chosen: <code>--config.model.remat=full</code>" in page
     assert "mine &lt;b&gt;" in page and "<b>" not in page
     assert "--config.train.microbatch_size=16" in told and "40.0% MFU" in told and "20.00" in told
     for plot in ("memory.png", "time.png"):

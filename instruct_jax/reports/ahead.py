@@ -9,15 +9,16 @@ GIB = 2**30
 
 def text(report: dict) -> str:
     """The report as tables for a terminal, in Markdown."""
+    assumed = "Assumed:\n" + "\n".join(f"- {one}" for one in report["assumed"])
     if "meshes" in report:
-        return f"{report['experiment']} on {where(report)}\n\n{table(mesh_rows(report))}"
+        return f"{report['experiment']} on {where(report)}\n\n{table(mesh_rows(report))}\n\n{assumed}"
     parts = [f"{report['experiment']} on {where(report)}", table(memory_rows(report))]
     timed = time_rows(report)
     if len(timed) > 1:
         parts += [table(timed), table(sent_rows(report)), table(collective_rows(report))]
     if report["cost"]:
         parts.append(cost_line(report["cost"]))
-    parts.append("Assumed:\n" + "\n".join(f"- {one}" for one in report["assumed"]))
+    parts.append(assumed)
     if report.get("tried"):
         parts.append(f"{tried_title(report)}:\n" + table(tried_rows(report["tried"])))
     if "chosen" in report:
@@ -253,6 +254,7 @@ def _page(report: dict, parts: list[dict]) -> str:
         where=where(report),
         cost=cost,
         parts=parts,
+        chosen=fields(report.get("chosen", {})),
         assumed=report["assumed"],
     )
 

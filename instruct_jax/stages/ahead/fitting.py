@@ -39,27 +39,58 @@ def changed(config: ConfigDict, overrides: dict) -> ConfigDict:
 def suggest(
     config: ConfigDict, programs: Callable, place: Slice, report: dict, say: Callable = print
 ) -> list[dict]:
-    """What was tried for each program of `report` that does not fit, in order, each change on top of the last, up to one that fits."""
-    tried = []
-    for name, found in report["programs"].items():
-        overrides: dict = {}
-        for change in () if found["fits"] else changes(config, place, name):
+    """What was tried for each program of `report` that does not fit, in order, each change on top of the last, up to one that fits; what
+    made one fit is kept for the next. Last the whole experiment with all of it, where each program has something that fits."""
+    tried, taken = [], {}
+    for name in [name for name, found in report["programs"].items() if not found["fits"]]:
+        overrides = taken
+        for change in itertools.chain([{}] if taken else [], changes(changed(config, taken), place, name)):
             overrides = overrides | change
-            tried.append(
-                {"program": name, "overrides": overrides}
-                | _attempt(changed(config, overrides), programs, place, name)
-            )
+            found = _attempt(changed(config, overrides), programs, place, name)
+            tried.append({"program": name, "overrides": overrides} | found)
             say(told(tried[-1]))
-            if tried[-1]["fits"]:
+            if found["fits"]:
                 break
+        if not tried or not tried[-1]["fits"]:
+            return tried
+        taken = overrides
+    if len(report["programs"]) > 1:
+        tried.append(_together(config, programs, place, tried))
+        say(told(tried[-1]))
     return tried
+
+
+def _together(config: ConfigDict, programs: Callable, place: Slice, tried: list[dict]) -> dict:
+    """The whole experiment with what the last attempt changed, as an attempt; its programs that were tried so are not compiled again."""
+    overrides = tried[-1]["overrides"]
+    known = {one["program"]: dict(one) for one in tried if one["overrides"] == overrides}
+    entry = {"program": "all together", "overrides": overrides}
+    try:
+        report = compiling.examine(
+            changed(config, overrides), programs, place, say=lambda told: None, known=known
+        )
+    except InputError as error:
+        return entry | {"fits": False, "refused": str(error)}
+    finally:
+        jax.clear_caches()
+    found = report["programs"]
+    refused = [
+        f"{name}: {one.get('refused', 'does not fit')}" for name, one in found.items() if not one["fits"]
+    ]
+    needed = [one["needed_bytes"] for one in found.values()]
+    entry |= {"fits": not refused, "needed_bytes": None if None in needed else max(needed)}
+    entry["compile_seconds"] = sum(one["compile_seconds"] for name, one in found.items() if name not in known)
+    seconds = {"seconds": report["cost"]["seconds_a_run"]} if report["cost"] else {}
+    return entry | seconds | ({"refused": "; ".join(refused)} if refused else {})
 
 
 def told(one: dict) -> str:
     """What is printed of an attempt."""
     fields = " ".join(f"{field}={value}" for field, value in one["overrides"].items())
     seconds = f", predicted {one['seconds']:.3g} s" if "seconds" in one else ""
-    return f"tried {fields}: " + (f"fits{seconds}" if one["fits"] else one.get("refused", "does not fit"))
+    return f"{one['program']}, tried {fields}: " + (
+        f"fits{seconds}" if one["fits"] else one.get("refused", "does not fit")
+    )
 
 
 def _models(config: ConfigDict) -> list[str]:
@@ -198,7 +229,8 @@ def sweep(
     """The experiment compiled for every mesh of `which` ("all" that have the slice's number of devices, or "1x16x1,2x8x1"), the best first:
     those that fit by the least time, then the others with the reason."""
     found, assumed = [], list(compiling.ASSUMED)
-    for data, fsdp, tensor in shapes(which, len(place.devices)):
+    sequence = config.mesh.get("sequence", 1)
+    for data, fsdp, tensor in shapes(which, len(place.devices), sequence):
         overrides = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         entry: dict = {"mesh": f"{data}x{fsdp}x{tensor}", "fits": False, "cost": None}
         say(f"mesh {entry['mesh']}")
@@ -223,14 +255,19 @@ def sweep(
     )
     return {
         "experiment": config.name, "stage": config.stage, "config": config.to_dict(), "topology": place.name,
-        "chips": round(len(place.devices) * place.chip.share), "meshes": best, "fits": any(one["fits"] for one in best),
-        "assumed": assumed,
+        "chips": round(len(place.devices) * place.chip.share), "mesh": {"sequence": sequence} if sequence > 1 else {}, "meshes": best,
+        "fits": any(one["fits"] for one in best), "assumed": assumed,
     }  # fmt: skip
 
 
-def shapes(which: str, devices: int) -> list[tuple[int, int, int]]:
-    """The meshes that a sweep is over."""
+def shapes(which: str, devices: int, sequence: int = 1) -> list[tuple[int, int, int]]:
+    """The meshes that a sweep is over, for what `sequence` leaves of the devices."""
     if which == "all":
+        if sequence < 1 or devices % sequence:
+            raise InputError(
+                f"mesh.sequence is {sequence}: make it a divisor of the slice's {devices} devices"
+            )
+        devices //= sequence
         sizes = [size for size in range(1, devices + 1) if devices % size == 0]
         return [(d, f, t) for d, f, t in itertools.product(sizes, repeat=3) if d * f * t == devices]
     found = []
