@@ -61,12 +61,12 @@ watch() { # until every worker's run has ended; returns as `conclude`, or $again
   conclude "$ends"
 }
 
-attempt() { # bring the TPU and the run up, whatever is there, and watch; an exit status, or $again
+attempt() { # bring the TPU and the run up, whatever is there, and watch; an exit status, $again or $full
   local now ends
   now="$(state)" || return
   if [[ "$now" != ACTIVE ]]; then crashes=0; fi
   if ((crashes > restarts)); then
-    complain "gave up after $restarts restarts in a row that crashed on a TPU that stayed; see: bash launch/tpu_vm.sh logs $name"
+    complain "gave up after $restarts restarts in a row that crashed on a TPU that stayed; see: $(hint logs)"
     return 1
   fi
   case "$now" in
@@ -80,7 +80,7 @@ attempt() { # bring the TPU and the run up, whatever is there, and watch; an exi
   await || return
   if ends="$(report 2>/dev/null)" && [[ -n "$ends" ]]; then
     if grep -qx other <<<"$ends"; then
-      complain "another run is going on there: bash launch/tpu_vm.sh stop $name ends it"
+      complain "another run is going on there; end it: $(hint stop)"
       return 1
     fi
     if ! grep -qvx running <<<"$ends"; then
@@ -96,21 +96,22 @@ attempt() { # bring the TPU and the run up, whatever is there, and watch; an exi
 }
 
 until_done() {
-  local status started short=0
+  local status started short=0 failed=0
   trap 'say "the run goes on without this; the same command watches it again"; exit 130' INT
   while true; do
     started=$SECONDS
     status=0
     attempt || status=$?
-    if ((status != again)); then break; fi
-    if ((SECONDS - started > 60 + 10 * poll)); then short=0; else short=$((short + 1)); fi
-    if ((short == 10)); then
-      complain "gave up after 10 short attempts in a row; see: bash launch/tpu_vm.sh logs $name"
+    if ((status != again && status != full)); then break; fi
+    if ((SECONDS - started > 60 + 10 * poll)); then short=0 failed=0; else short=$((short + 1)); fi
+    if ((short > 0 && status == again)); then failed=$((failed + 1)); fi
+    if ((failed == 10)); then
+      complain "gave up after 10 short attempts in a row; see: $(hint logs)"
       return 1
     fi
     say "trying again"
     sleep $((short < 4 ? poll << short : 10 * poll))
   done
-  if ((status == 0)); then say "done; the TPU still costs: bash launch/tpu_vm.sh delete $name"; fi
+  if ((status == 0)); then say "done; the TPU still costs: $(hint delete)"; fi
   return "$status"
 }

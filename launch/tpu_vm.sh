@@ -32,6 +32,7 @@ source launch/tpu_until_done.sh
 
 track="" # of gcloud: "" or alpha
 again=75 # of functions: it failed, and another try may not
+full=76  # of functions: there was no capacity, which costs nothing and may change
 poll="${TPU_VM_POLL:-60}"
 worker_script=instruct_jax/code/launch/worker.sh
 declare -A flags=([worker]=0)
@@ -136,6 +137,19 @@ check() {
 
 # --- gcloud
 
+there() { # a command as a line to paste, in the zone and project: elsewhere there would be nothing, which looks like success
+  local line
+  printf -v line '%q ' "$@" ${flags[zone]:+"--zone=${flags[zone]}"} ${flags[project]:+"--project=${flags[project]}"}
+  echo "${line% }"
+}
+
+hint() { there bash launch/tpu_vm.sh "$1" "$name"; } # the command of a verb
+
+place() { # where gcloud looks
+  local zone="${flags[zone]:-}"
+  echo "${zone:-"gcloud's own default zone"}${flags[project]:+ of project ${flags[project]}}"
+}
+
 show() { # a command line that can be pasted
   local line
   printf -v line '%q ' "$@"
@@ -161,7 +175,27 @@ on_workers() { # which workers; then the words of the command there, each of whi
   tpus tpu-vm ssh "$name" --worker="$which" --command="${line% }" || explain "tpu-vm ssh"
 }
 
-explain() { # one line for what gcloud said; returns $again where another try may help, else 1
+lacks_capacity() { [[ "$1" =~ "no more capacity"|nsufficient\ capacity|RESOURCE_EXHAUSTED|stockout ]]; }
+
+unreached() { # what gcloud, which tries ten times, tried more than once: "worker 3", or "workers 1 3"
+  local found
+  found="$(sed -nE 's/.*connect to worker ([0-9]+)\.\.\..*/\1/p' "$scratch/said" | sort -n | uniq -d | tr '\n' ' ')"
+  case "$found" in
+    "") echo "a worker" ;;
+    *" "*" ") echo "workers ${found% }" ;;
+    *) echo "worker ${found% }" ;;
+  esac
+}
+
+complain_unreached() { # not of `status`, which would go the same way
+  local who number login
+  who="$(unreached)"
+  number="$(grep -oE '[0-9]+' <<<"$who 0" | head -n 1)"
+  login="$(there gcloud compute tpus tpu-vm ssh "$name" --worker="$number")"
+  complain "$1: $who cannot be reached; try again; if that does not help, go there: $login or get another TPU: $(hint delete), then create"
+}
+
+explain() { # one line for what gcloud said; returns $again or $full where another try may help, else 1
   local said last
   said="$(cat "$scratch/said")"
   last="$(grep -E 'ERROR|FATAL|error' "$scratch/said" | tail -n 1 || true)"
@@ -179,12 +213,14 @@ explain() { # one line for what gcloud said; returns $again where another try ma
       complain "$1: over the project's quota ($last); ask for more in the console (IAM, Quotas), or take another --zone or --type"
       return 1
       ;;
-    *"no more capacity"* | *"nsufficient capacity"* | *RESOURCE_EXHAUSTED* | *stockout*)
-      complain "$1: no capacity there now; try later, another --zone, or --spot"
-      return "$again"
-      ;;
+  esac
+  if lacks_capacity "$said"; then
+    complain "$1: no capacity there now; try later, another --zone, or --spot"
+    return "$full"
+  fi
+  case "$said" in
     *ALREADY_EXISTS*)
-      complain "$1: there is a TPU of that name already; tpu_vm.sh status $name shows it, delete gives it back"
+      complain "$1: there is a TPU of that name already; look at it: $(hint status) or give it back: $(hint delete)"
       return 1
       ;;
     *INVALID_ARGUMENT* | *"unrecognized arguments"* | *"Invalid choice"* | *"required property"*)
@@ -192,11 +228,11 @@ explain() { # one line for what gcloud said; returns $again where another try ma
       return 1
       ;;
     *"return code [255]"* | *"exit status 255"* | *"onnection "* | *"timed out"*)
-      complain "$1: a worker cannot be reached; see: bash launch/tpu_vm.sh status $name"
+      complain_unreached "$1"
       return "$again"
       ;;
   esac
-  complain "$1 failed: ${last:-gcloud said nothing}; see: bash launch/tpu_vm.sh status $name"
+  complain "$1 failed: ${last:-gcloud said nothing}; see: $(hint status)"
   return "$again"
 }
 
@@ -237,7 +273,7 @@ create() {
 }
 
 await() { # until it is ACTIVE
-  local now="" before=""
+  local now="" before="" why
   while true; do
     now="$(state)" || return
     if [[ "$now" != "$before" ]]; then say "$name is $now"; fi
@@ -245,13 +281,14 @@ await() { # until it is ACTIVE
     case "$now" in
       ACTIVE) return ;;
       FAILED)
-        complain "the request failed: $(tpus queued-resources describe "$name" --format='value(state.failedData.error.message)' || true)" \
-          "(tpu_vm.sh delete $name clears it away)"
+        why="$(tpus queued-resources describe "$name" --format='value(state.failedData.error.message)' || true)"
+        complain "the request failed: $why; clear it away: $(hint delete)"
+        if [[ "$why" != *uota* ]] && lacks_capacity "$why"; then return "$full"; fi
         return "$again"
         ;;
       CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | STARTING | RESTARTING | REPAIRING | REIMAGING) sleep "$poll" ;;
       *)
-        complain "$name is $now, and does not come back from that; tpu_vm.sh delete $name, then create"
+        complain "$name is $now, and does not come back from that; give it back: $(hint delete), then create"
         return "$again"
         ;;
     esac
@@ -261,7 +298,7 @@ await() { # until it is ACTIVE
 delete() {
   if tpus queued-resources delete "$name" --force; then return; fi
   if grep -q NOT_FOUND "$scratch/said"; then
-    say "there is no $name"
+    say "there is no $name in $(place)"
   else
     explain "queued-resources delete"
   fi
@@ -332,7 +369,7 @@ main() {
     status)
       local now
       now="$(state)" || return
-      say "$name is $now"
+      say "$name is $now in $(place)"
       if [[ "$now" == ACTIVE ]]; then on_workers all bash "$worker_script" status; fi
       ;;
     stop) on_workers all bash "$worker_script" stop ;;
@@ -342,4 +379,4 @@ main() {
 
 status=1
 if main "$@"; then status=0; else status=$?; fi
-exit $((status == again ? 1 : status))
+exit $((status == again || status == full ? 1 : status))

@@ -39,7 +39,7 @@ mkdir -p "$VENV/bin" && cp "$CLOUD/far_python" "$VENV/bin/python"
 """
 NOTES = '#!/usr/bin/env bash\necho "${0##*/} $*" >>"$HOME/tools"\n'
 GCSFUSE = NOTES + 'rmdir "${@: -1}" && ln -s "$CLOUD/bucket" "${@: -1}"\n'
-START = dict(state=None, node="READY", workers=2, coming=[], fail={})
+START = dict(state=None, node="READY", workers=2, coming=[], why="", fail={})
 
 
 def script(path, text):

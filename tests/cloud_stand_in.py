@@ -3,8 +3,8 @@
     CLOUD=FOLDER gcloud compute tpus ...      where FOLDER/cloud.json says what there is and what will happen
 
 Every call is appended to FOLDER/calls.jsonl. `cloud.json` holds: state (of the queued resource, None for none), node
-(its VM's), workers (how many), coming (the states that describe shows next, one a call), and fail ({words of a call:
-[what gcloud says and exits 1 with, "" for nothing wrong, one a call]}).
+(its VM's), workers (how many), coming (the states that describe shows next, one a call), why (it is FAILED), and fail ({words of
+a call: [what gcloud says and exits 1 with, "" for nothing wrong, one a call]}).
 """
 
 import json
@@ -32,7 +32,7 @@ class Cloud:
         self.__dict__.update(json.loads(self.file.read_text()))
 
     def keep(self):
-        kept = {name: getattr(self, name) for name in ("state", "node", "workers", "coming", "fail")}
+        kept = {name: getattr(self, name) for name in ("state", "node", "workers", "coming", "why", "fail")}
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps(kept))
         part.rename(self.file)
@@ -110,6 +110,8 @@ def main():
     cloud = Cloud(folder)
     cloud.planned_failure(words)
     match words[2:4]:
+        case ["queued-resources", "describe"] if "failedData" in flag(words, "format"):
+            print(cloud.why)
         case ["queued-resources", "describe"]:
             cloud.describe_request()
         case ["queued-resources", "create"]:

@@ -8,7 +8,8 @@ import pytest
 from cloud_fixture import ROOT, START, Laptop
 
 SHAPE = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
-FLAGS = ["mine", *SHAPE, "--spot", "--bucket=b", "--until-done"]
+FLAGS = ["mine", *SHAPE, "--zone=us-west4-a", "--spot", "--bucket=b", "--until-done"]
+HINT, THERE = "bash launch/tpu_vm.sh", "mine --zone=us-west4-a\n"
 RUN = ["--", "--workdir", "runs/x", "a 'b'"]
 PREEMPTED = {**START, "state": "ACTIVE", "node": "PREEMPTED"}
 BUSY = "ERROR: There is no more capacity in the zone"
@@ -31,7 +32,7 @@ def runs(laptop, worker=0):
 
 def test_it_creates_sets_up_runs_and_ends_when_the_run_is_done(laptop):
     status, said = until_done(laptop)
-    assert status == 0 and "done; the TPU still costs" in said, said
+    assert status == 0 and f"done; the TPU still costs: {HINT} delete {THERE}" in said, said
     verbs = laptop.verbs()
     assert verbs[:2] == ["queued-resources describe", CREATE]
     assert [verb for verb in verbs if "describe" not in verb and verb != "ssh status"] == [
@@ -124,7 +125,7 @@ def test_the_same_command_watches_a_run_that_is_going_on_and_another_is_refused(
     first.kill()
     first.communicate()
     status, said = laptop.run("run", *FLAGS, "--", "--workdir", "runs/other")
-    assert status == 1 and "another run is going on" in said, said
+    assert status == 1 and f"another run is going on there; end it: {HINT} stop {THERE}" in said, said
     second = laptop.start("run", *FLAGS, *RUN)
     time.sleep(1)
     assert laptop.run("stop", "mine")[0] == 0
@@ -154,10 +155,24 @@ def test_lost_connections_and_a_lack_of_capacity_are_waited_out(laptop):
 
 
 def test_it_gives_up_after_ten_short_attempts(laptop):
-    laptop.set(fail={"queued-resources create": [BUSY] * 20})
+    laptop.set(fail={"queued-resources create": ["ERROR: something else"] * 20})
     status, said = laptop.run("run", *FLAGS, *RUN)
-    assert status == 1 and "gave up after 10 short attempts" in said
+    assert status == 1 and f"gave up after 10 short attempts in a row; see: {HINT} logs {THERE}" in said
     assert laptop.verbs().count(CREATE) == 10
+
+
+def test_a_lack_of_capacity_is_waited_out_for_as_long_as_it_lasts(laptop):
+    laptop.set(fail={"queued-resources create": [BUSY] * 8 + ["ERROR: something else"] * 9 + [BUSY] * 8})
+    status, said = laptop.run("run", *FLAGS, *RUN)
+    assert status == 0 and laptop.verbs().count(CREATE) == 26, said
+    assert "done; the TPU" in said and runs(laptop) == 1
+
+
+@pytest.mark.parametrize("why, done", [(BUSY, True), ("Quota exceeded: RESOURCE_EXHAUSTED", False)])
+def test_a_request_that_failed_for_want_of_capacity_is_made_again(laptop, why, done):
+    laptop.set(coming=[None, *["FAILED"] * 25, "ACTIVE"], why=why)
+    status, said = laptop.run("run", *FLAGS, *RUN)
+    assert (status == 0) == done and laptop.verbs().count(CREATE) == (13 if done else 10), said
 
 
 @pytest.mark.parametrize(
@@ -185,9 +200,10 @@ def test_the_code_of_a_restart_is_that_of_the_start(laptop):
 
 # Stands for tpu_vm.sh: every run takes a quarter of an hour and ends as the next line of `ends` says, the TPU is as `states` says.
 STAND_IN = """
-again=75 poll=0 name=mine worker_script=w arguments=(x)
+again=75 full=76 poll=${poll:-0} name=mine worker_script=w arguments=(x)
 say() { :; }
 complain() { echo "$*"; }
+hint() { :; }
 next() { head -n 1 "$1"; if (($(wc -l <"$1") > 1)); then sed -i 1d "$1"; fi; }
 state() { next states; }
 create() { :; }
@@ -229,3 +245,17 @@ def test_a_run_that_always_crashes_on_a_tpu_that_stays_is_given_up_after_twenty_
     assert len((tmp_path / "runs").read_text().split()) == expected, done
     gave_up = "gave up after 20 restarts in a row that crashed" in done.stdout
     assert (done.returncode, gave_up) == ((0, False) if ends[-1] == "ended 0" else (1, True))
+
+
+FULL = """
+state() { echo NONE; }
+create() { echo create >>creates; if (($(wc -l <creates) > 12)); then return 1; fi; return "$full"; }
+sleep() { echo "$1" >>sleeps; }
+"""
+
+
+def test_a_lack_of_capacity_is_asked_about_ever_less_often(tmp_path):
+    script = STAND_IN.replace("touch now\n", FULL)
+    told = dict(cwd=tmp_path, env={**os.environ, "ROOT": str(ROOT), "poll": "60"}, timeout=60)
+    assert subprocess.run(["bash", "-c", script], **told).returncode == 1
+    assert [int(n) for n in (tmp_path / "sleeps").read_text().split()] == [120, 240, 480, *[600] * 9]

@@ -11,6 +11,7 @@ from cloud_fixture import Laptop
 SHAPE = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
 PLACE = ["--zone=us-west4-a", "--project", "mine-1"]
 END = ["--zone=us-west4-a", "--project=mine-1", "--quiet"]
+HINT, THERE = "bash launch/tpu_vm.sh", "--zone=us-west4-a --project=mine-1"
 NASTY = [
     "two words",
     "it's",
@@ -149,8 +150,10 @@ def test_delete_gives_all_back_and_is_content_where_there_is_nothing(laptop):
     assert laptop.run("delete", "mine")[0] == 0
     assert laptop.calls()[-1] == "compute tpus queued-resources delete mine --force --quiet".split()
     status, said = laptop.run("delete", "mine")
-    assert status == 0 and "there is no mine" in said
-    assert "mine is NONE" in laptop.run("status", "mine")[1]
+    assert status == 0 and "there is no mine in gcloud's own default zone\n" in said
+    status, said = laptop.run("delete", "mine", *PLACE)
+    assert status == 0 and "there is no mine in us-west4-a of project mine-1\n" in said
+    assert "mine is NONE in us-west4-a\n" in laptop.run("status", "mine", "--zone=us-west4-a")[1]
 
 
 # --- --dry-run
@@ -270,30 +273,56 @@ ASIDE = "WARNING: Your active project does not match the quota project, which mi
         ("ERROR: RESOURCE_EXHAUSTED", "no capacity there now; try later, another --zone, or --spot"),
         ("ERROR: INVALID_ARGUMENT: no v9", "gcloud refuses: ERROR: INVALID_ARGUMENT: no v9"),
         (ASIDE + "ERROR: ALREADY_EXISTS", "a TPU of that name already"),
-        ("ERROR: something else", "ERROR: something else; see: bash launch/tpu_vm.sh status mine"),
+        (
+            "ERROR: ALREADY_EXISTS",
+            f"{HINT} status mine {THERE} or give it back: {HINT} delete mine {THERE}\n",
+        ),
+        ("ERROR: something else", f"ERROR: something else; see: {HINT} status mine {THERE}\n"),
     ],
 )
 def test_a_create_that_fails_says_why_in_one_line_with_the_next_step(laptop, error, message):
     laptop.set(fail={"queued-resources create": [error]})
-    status, said = laptop.run("create", "mine", *SHAPE)
+    status, said = laptop.run("create", "mine", *SHAPE, *PLACE)
     assert status == 1 and said.count("\n") == 1 and message in said, said
     assert laptop.verbs() == ["queued-resources create"]
 
 
 @pytest.mark.parametrize(
     "state, message",
-    [("FAILED", "the request failed"), ("SUSPENDED", "mine is SUSPENDED, and does not come back")],
+    [
+        ("FAILED", "the request failed: no such thing; clear"),
+        ("SUSPENDED", "mine is SUSPENDED, and does not come back"),
+    ],
 )
 def test_create_ends_where_the_request_does(laptop, state, message):
-    laptop.set(coming=["WAITING_FOR_RESOURCES", state, state])
-    status, said = laptop.run("create", "mine", *SHAPE)
-    assert status == 1 and message in said and "tpu_vm.sh delete mine" in said
+    laptop.set(coming=["WAITING_FOR_RESOURCES", state], why="no such thing")
+    status, said = laptop.run("create", "mine", *SHAPE, *PLACE)
+    assert status == 1 and message in said and f"{HINT} delete mine {THERE}" in said
 
 
-def test_an_unreachable_worker_is_said_in_one_line(laptop):
+RETURNED_255 = "[/usr/bin/ssh] exited with return code [255]."
+TRY = "SSH: Attempting to connect to worker {}...\n"
+RETRY = f"Retrying: SSH command error: {RETURNED_255}\n" + TRY
+
+
+@pytest.mark.parametrize(
+    "told, who, number",
+    [
+        (f"ERROR: (gcloud.x) {RETURNED_255}", "a worker", 0),
+        (TRY.format(3) + RETRY.format(3) + f"ERROR: (gcloud.x) {RETURNED_255}", "worker 3", 3),
+        ("".join(map(TRY.format, range(4))) + RETRY.format(2) + RETRY.format(1) + RETRY.format(2), "workers 1 2", 1),
+    ],
+    ids=["unnamed", "one", "two of four"],
+)  # fmt: skip
+def test_an_unreachable_worker_is_named_with_a_next_step_that_is_another(laptop, told, who, number):
+    """The words are those of gcloud 528, which goes on with the workers that it reaches."""
     ready(laptop)
     cloud = json.loads((laptop.cloud / "cloud.json").read_text())
-    laptop.set(**{**cloud, "fail": {"tpu-vm ssh": ["ERROR: [/usr/bin/ssh] exited with return code [255]."]}})
-    status, said = laptop.run("stop", "mine")
-    assert status == 1 and said.count("\n") == 1
-    assert "a worker cannot be reached; see: bash launch/tpu_vm.sh status mine" in said
+    laptop.set(**{**cloud, "fail": {"tpu-vm ssh": [told]}})
+    status, said = laptop.run("status", "mine", "--zone=z z")
+    assert status == 1 and said.splitlines()[0] == "tpu_vm: mine is ACTIVE in z z"
+    assert said.splitlines()[1:] == [
+        f"tpu_vm.sh: tpu-vm ssh: {who} cannot be reached; try again; if that does not help, go there: "
+        rf"gcloud compute tpus tpu-vm ssh mine --worker={number} --zone=z\ z or get another TPU: {HINT} delete mine --zone=z\ z, "
+        "then create"
+    ]
