@@ -4,8 +4,8 @@
 #   create   makes the cluster NAME, and attaches --bucket to it as storage instruct-jax, mounted at /bucket
 #   run      submits instruct_jax.main with the arguments after -- as the workload NAME of --cluster. The image is --image with
 #            the working tree; GKE starts it again after a preemption or crash, at most --restarts times (50)
-#   logs     the end of the workload's log;  status   the workload in the queue
-#   stop     takes the workload away;  delete   takes the cluster NAME away
+#   logs     the end of the workload's log;  status   the workload in the queue;  stop   takes it away; all three of --cluster
+#   delete   takes the cluster NAME away
 #
 #   --type T      such as v5litepod-16; --slices N of them (1)
 #   --spot, --reservation R   instead of on demand
@@ -86,6 +86,8 @@ call() {
 
 at_place() { call xpk "$@" ${flags[zone]:+"--zone=${flags[zone]}"} ${flags[project]:+"--project=${flags[project]}"}; }
 
+workloads() { at_place workload list --cluster="${flags[cluster]}" --filter-by-job="$name"; }
+
 run() {
   # shellcheck disable=SC2016 # these belong to the container's shell
   local inside='set -e; bash launch/setup.sh --tpu; source launch/env.sh
@@ -116,10 +118,14 @@ case "$verb" in
     fi
     run
     ;;
-  logs) call kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$name" --tail=100 --prefix ;;
+  logs)
+    need cluster
+    workloads # after which kubectl speaks to that cluster, as after every call of xpk
+    call kubectl logs "--selector=jobset.sigs.k8s.io/jobset-name=$name" --tail=100 --prefix
+    ;;
   status)
     need cluster
-    at_place workload list --cluster="${flags[cluster]}" --filter-by-job="$name"
+    workloads
     ;;
   stop)
     need cluster

@@ -150,6 +150,7 @@ def test_the_warning_before_the_time_limit_saves_and_requeues_and_slurms_own_sig
 
 # --- xpk.sh
 
+LIST = "xpk workload list --cluster=c1 --filter-by-job=w1"
 PLACE = ["--zone", "us-west4-a", "--project=p1"]
 END = ["--zone=us-west4-a", "--project=p1"]
 
@@ -204,15 +205,25 @@ def test_the_image_leaves_out_what_git_ignores_and_git_itself():
 @pytest.mark.parametrize(
     "words, wanted",
     [
-        (["status", "w1", "--cluster=c1"], "xpk workload list --cluster=c1 --filter-by-job=w1"),
+        (["status", "w1", "--cluster=c1"], LIST),
         (["stop", "w1", "--cluster=c1"], "xpk workload delete --cluster=c1 --workload=w1 --force"),
         (["delete", "c1"], "xpk cluster delete --cluster=c1 --force"),
-        (["logs", "w1"], "kubectl logs --selector=jobset.sigs.k8s.io/jobset-name=w1 --tail=100 --prefix"),
+        # xpk leaves kubectl with the cluster that it was asked about.
+        (
+            ["logs", "w1", "--cluster=c1"],
+            LIST + "\nkubectl logs --selector=jobset.sigs.k8s.io/jobset-name=w1 --tail=100 --prefix",
+        ),
     ],
 )
 def test_the_other_verbs_of_xpk(repo, words, wanted):
     assert run(repo, "launch/xpk.sh", *words)[0] == 0
-    assert notes(repo) == [wanted.split()]
+    assert notes(repo) == [line.split() for line in wanted.splitlines()]
+
+
+def test_no_log_is_read_from_a_cluster_that_xpk_does_not_reach(repo):
+    script(repo.parent / "bin/xpk", NOTE + "exit 1\n")
+    status, said = run(repo, "launch/xpk.sh", "logs", "w1", "--cluster=c1")
+    assert status == 1 and "xpk workload list failed" in said and notes(repo) == [LIST.split()]
 
 
 # --- both
@@ -226,7 +237,7 @@ DRY = [
     ["slurm.sh", "stop", "mine"],
     ["xpk.sh", "create", "c1", "--type=t", "--bucket=b"],
     ["xpk.sh", "run", "w1", "--cluster=c1", "--type=t", *SUBMIT],
-    ["xpk.sh", "logs", "w1"],
+    ["xpk.sh", "logs", "w1", "--cluster=c1"],
     ["xpk.sh", "status", "w1", "--cluster=c1"],
     ["xpk.sh", "stop", "w1", "--cluster=c1"],
     ["xpk.sh", "delete", "c1"],
@@ -260,6 +271,7 @@ def test_a_dry_run_prints_the_commands_that_the_run_makes_and_makes_none(repo, w
         (["xpk.sh", "create", "C1"], "got 'C1'"),
         (["xpk.sh", "create", "c1", "--type=t"], "create needs --bucket"),
         (["xpk.sh", "run", "w1", "--type=t", "--", "x"], "run needs --cluster"),
+        (["xpk.sh", "logs", "w1"], "logs needs --cluster"),
         (["xpk.sh", "run", "w1", "--sopt"], "unknown flag '--sopt'"),
         (["xpk.sh", "run", "w1", "--type"], "--type takes a value"),
         (["xpk.sh", "run", "w1", "--cluster=c1", "--type=t"], "run takes the arguments of instruct_jax.main"),
