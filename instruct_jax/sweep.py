@@ -7,14 +7,17 @@
 
 Every trial is one `python -m instruct_jax.main` in a folder of its own under --out (default runs/sweeps/<name of FILE>), named for
 what it overrides. All trials are checked against the config before one starts. The same command again goes on where it was
-stopped. Commands over TPU VMs read the machine's type, zone and bucket from tpu_vm.settings (launch/tpu_vm.sh says what may be
-there); to run 4 at once: | xargs -d '\\n' -P 4 -n 1 bash -c. What a sweep file holds: instruct_jax/stages/sweeps/plan.py and draws.py.
+stopped. Commands over TPU VMs read the machine's type, zone and bucket from tpu_vm.settings (docs/launching.md), and give the TPU
+back when the trial is done; to run 4 at once: | tr '\\n' '\\0' | xargs -0 -P 4 -n 1 bash -c. What a sweep file holds:
+instruct_jax/stages/sweeps/plan.py and draws.py.
 
 Exit status: 0 done, 1 a trial failed (the others ran), 2 bad input, 130 Ctrl-C, 143 SIGTERM (the trials running may save first).
 """
 
 import argparse
 import dataclasses
+import hashlib
+import os
 import re
 import shlex
 import signal
@@ -81,24 +84,50 @@ def _check_value(config, field: str, value) -> None:
         )
 
 
+def check_paths(sweep: plan.Sweep, trials: list[plan.Trial]) -> None:
+    """InputError where a trial has no path for what its stage reads: it would wait for a TPU only to end there with status 2."""
+    for trial in trials:
+        needed = getattr(trial_main.load_stage(trial.config["stage"]), "PATHS", ())
+        empty = [field for field in needed if not _found(trial.config, field)]
+        if empty:
+            raise InputError(
+                f"{sweep.file}: trial {trial.name}: nothing in {', '.join(f'config.{field}' for field in empty)}: fill in {sweep.base}, "
+                "or a copy that BASE names, with paths as the TPU VM has them, such as runs/sft in the bucket"
+            )
+
+
+def _found(config: dict, field: str):
+    for part in field.split("."):
+        config = config.get(part, {})
+    return config
+
+
+def tpu_name(file: str, trial: plan.Trial) -> str:
+    """The name of a trial's TPU, of 63 characters at most: it goes with the folder, whatever trials the file gets later."""
+    stem = re.sub("[^a-z0-9]+", "-", Path(file).stem.lower())[:48]
+    return f"sweep-{stem}-{hashlib.sha256(os.path.normpath(trial.workdir).encode()).hexdigest()[:8]}"
+
+
+def one_line(words: list[str]) -> str:
+    """The words for bash, in one line whatever is in them."""
+    return shlex.join(words).replace("\n", r"'$'\n''")
+
+
+def over_tpu_vm(sweep: plan.Sweep, trial: plan.Trial) -> str:
+    """The command that runs a trial on a TPU VM and gives that back when it is done."""
+    script, settings = ["bash", "launch/tpu_vm.sh"], ["--settings", "tpu_vm.settings"]
+    name = tpu_name(sweep.file, trial)
+    run = [*script, "run", name, "--until-done", *settings, "--", *trial.words(sweep.base)]
+    return f"{one_line(run)} && {one_line([*script, 'delete', name, *settings])}"
+
+
 def show(sweep: plan.Sweep, trials: list[plan.Trial], over: str | None) -> None:
     """Prints one command per trial that is not finished, finished ones as comments."""
-    for number, trial in enumerate(trials):
-        words = trial.words(sweep.base)
-        if over == "tpu_vm":
-            name = re.sub("[^a-z0-9]+", "-", f"sweep-{Path(sweep.file).stem.lower()}-{number}")
-            on_tpu = [
-                "bash",
-                "launch/tpu_vm.sh",
-                "run",
-                name,
-                "--until-done",
-                "--settings",
-                "tpu_vm.settings",
-            ]
-            command = shlex.join([*on_tpu, "--", *words])
-        else:
-            command = shlex.join(["python", "-m", "instruct_jax.main", *words])
+    if over:
+        check_paths(sweep, trials)
+    for trial in trials:
+        here = one_line(["python", "-m", "instruct_jax.main", *trial.words(sweep.base)])
+        command = over_tpu_vm(sweep, trial) if over else here
         print(f"# done: {trial.name}" if trial.finished else command)
 
 

@@ -25,6 +25,7 @@ from instruct_jax.text.templates import Template
 _log = logging.getLogger(__name__)
 
 FIELDS = (*SHARED, "select", "reward_model", "groups", "base", "reward", "data_dir")
+PATHS = ("text.tokenizer", "reward", "data_dir")  # without one of them run() ends with status 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,7 @@ from instruct_jax.training.state import TrainState
 _log = logging.getLogger(__name__)
 
 FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init")
+PATHS = ("text.tokenizer", "data.dir")  # without one of them run() ends with status 2
 
 
 @dataclasses.dataclass(frozen=True)

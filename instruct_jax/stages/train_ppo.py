@@ -37,6 +37,7 @@ from instruct_jax.training.state import TrainState
 FIELDS = (
     *SHARED, "profile", "reward_model", "policy_optimizer", "value_optimizer", "ppo", "train", "data_dir", "init", "reward",
 )  # fmt: skip
+PATHS = ("text.tokenizer", "data_dir", "init", "reward")  # without one of them run() ends with status 2
 
 
 @dataclasses.dataclass(frozen=True)

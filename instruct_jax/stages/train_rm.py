@@ -33,6 +33,7 @@ from instruct_jax.training.pace import Watch
 from instruct_jax.training.state import TrainState
 
 FIELDS = (*SHARED, "profile", "data", "optimizer", "train", "init")
+PATHS = ("text.tokenizer", "data.dir", "init")  # without one of them run() ends with status 2
 
 
 @dataclasses.dataclass(frozen=True)
