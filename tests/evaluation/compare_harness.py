@@ -7,7 +7,7 @@
     $A tests/evaluation/compare_harness.py check WORK       # the table; exit status 1 on a difference above 1e-3
     $A tests/evaluation/compare_harness.py speed WORK --other $B
 
-`make` exports the model to WORK/model (bfloat16 weights, which both sides then read) and writes the rows in their published form to
+`make` exports the model to WORK/model (float32 weights, which both sides then read) and writes the rows in their published form to
 WORK/data, with task files that include the harness's own and only change where the rows are. `speed` starts one process a side on rows
 of HellaSwag and lets them take turns, a slice of rows each, so that both meet the same load. Run from the repository's root.
 """
