@@ -157,7 +157,7 @@ def panel(axes, data: dict, metric: str, field: str, drawn: dict) -> None:
         told = data["references"][metric]
         axes.axhline(told["mean"], color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=1)
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(told["name"], (1, told["mean"]), (0, 3), fontsize=8, color=SOFT, **place)
+        axes.annotate(told["name"].split("/")[0], (1, told["mean"]), (0, 3), fontsize=8, color=SOFT, **place)
     if log:
         axes.set_xscale("log")
         axes.minorticks_off()
