@@ -6,6 +6,7 @@ tests/pretrained/make_fixtures.py wrote the fixtures with torch and transformers
 import json
 import shutil
 import struct
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from instruct_jax.algorithms.decode import SamplingConfig, generate
 from instruct_jax.batches import PromptBatch
 from instruct_jax.errors import InputError
+from instruct_jax.models import rope
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.models.variants import variant
 from instruct_jax.pretrained import export, families, huggingface
@@ -28,6 +30,7 @@ FIXTURES = Path(__file__).parent / "pretrained" / "fixtures"
 FAMILIES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 REWARDED = [name for name in FAMILIES if "reward_weight_D" in np.load(FIXTURES / name / "expected.npz")]
 CLOSE = 1e-4  # of the logits' standard deviation
+LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +274,9 @@ def copied(tmp_path):
         ({"head_dim": 128.0}, "model.head_dim is 128.0: it must be a whole number"),
         ({"rope_parameters": {"rope_theta": float("nan")}}, "model.rope_theta is nan"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0}}, "factor 0"),
+        ({"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 0}}, "original_max_position_embeddings is 0"),
+        ({"rope_parameters": {**LLAMA3, "original_max_position_embeddings": float("inf")}}, "cannot be read as a llama model"),
+        ({"model_type": "gpt_neox", "attention_bias": True, "rope_parameters": [1]}, "cannot be read as a gpt_neox model"),
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_fit_is_refused_by_name(changes, message, copied, one_device):
@@ -303,6 +309,25 @@ def test_mistrals_window_is_every_layers_and_unknown_layer_types_are_refused(ope
     gemma = {**opened("gemma2")[0].config, "layer_types": ["sliding", "full_attention"]}
     with pytest.raises(InputError, match="layer_types has 'sliding'"):
         families.to_config(gemma)
+
+
+def test_linear_scaling_turns_heads_as_at_positions_that_many_times_smaller(opened):
+    scaled = {"rope_parameters": None, "rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    config = families.to_config({**opened("gemma3_text")[0].config, **scaled})
+    assert (config.rope_theta, config.rope_local_theta) == (1e6, 1e4)
+    stretched = rope.angles(np.array([[0, 4, 12]]), config.rope_theta, config, config.rope_scaling)
+    whole = rope.angles(np.array([[0, 1, 3]]), config.rope_theta, config, None)
+    np.testing.assert_allclose(np.array(stretched), np.array(whole), atol=1e-6)
+
+
+def test_a_config_that_lies_about_its_layers_is_refused_at_no_cost(opened):
+    gemma = {**opened("gemma2")[0].config, "num_hidden_layers": 3_000_000, "layer_types": None}
+    tracemalloc.start()
+    with pytest.raises(InputError, match="model.layers is 3000000: it is at most"):
+        families.to_config(gemma)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_published_names_that_lack_the_first_part_are_found(opened, one_device, tmp_path):

@@ -212,7 +212,7 @@ def to_config(hf: dict, where: Path | str = "config.json", **overrides) -> Trans
         config = TransformerConfig(**shape)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: cannot be read as a {name} model ({error!r})") from error
     if overrides.get("context") and overrides["context"] > config.context:
         raise InputError(

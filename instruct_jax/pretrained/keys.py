@@ -1,7 +1,7 @@
 """The home of the config keys that need more than another name: positions, windows, Gemma's query scale."""
 
 from instruct_jax.errors import InputError
-from instruct_jax.models.variants import RopeScaling, TransformerConfig
+from instruct_jax.models.variants import LARGEST, RopeScaling, TransformerConfig
 
 
 def rope_read(hf: dict) -> dict:
@@ -26,10 +26,12 @@ def rope(found: dict) -> dict:
     if kind == "linear":
         return theta | {"rope_scaling": RopeScaling(float(found["factor"]))}
     if kind == "llama3":
+        original = int(found["original_max_position_embeddings"])
+        if original < 1:
+            raise InputError(f"original_max_position_embeddings is {original}: it must be at least 1")
         return theta | {
             "rope_scaling": RopeScaling(
-                float(found["factor"]), float(found["low_freq_factor"]), float(found["high_freq_factor"]),
-                int(found["original_max_position_embeddings"]),
+                float(found["factor"]), float(found["low_freq_factor"]), float(found["high_freq_factor"]), original
             )
         }  # fmt: skip
     raise InputError(f"rope_type {kind!r} is not supported: there are 'default', 'linear' and 'llama3'")
@@ -62,9 +64,11 @@ def windows_read(hf: dict) -> dict:
     """Ours from what a config says of windows; Mistral's is every layer's, whatever layer_types says."""
     window, layers = hf.get("sliding_window") or 0, hf["num_hidden_layers"]
     kind = hf["model_type"]
+    if isinstance(layers, int) and layers > LARGEST["layers"]:
+        return {}  # TransformerConfig refuses it; no list is made that long
     if not window or (kind.startswith("qwen") and not hf["use_sliding_window"]):
         return {}
-    if kind == "mistral":  # every layer, whatever layer_types says
+    if kind == "mistral":
         return {"window": window}
     kinds = hf.get("layer_types")
     pattern = hf.get("sliding_window_pattern", hf.get("_sliding_window_pattern", 2))
