@@ -4,7 +4,8 @@
     python -m instruct_jax.export --model runs/quickstart/rm/reward --out out/reward --dtype bfloat16
 
 --model is a run's folder, a Hugging Face folder or a .gguf file. A policy is written for AutoModelForCausalLM, a reward model for
-AutoModelForSequenceClassification, each with its tokenizer and chat template. Exit status: 0 done, 2 bad input.
+AutoModelForSequenceClassification, each with its tokenizer and chat template; that of a run frames prompts as in its training. Exit
+status: 0 done, 2 bad input.
 """
 
 import sys
@@ -54,9 +55,12 @@ def run(values: flags.FlagValues) -> None:
     from instruct_jax.pretrained.export import export_policy, export_reward
     from instruct_jax.stages import setup
     from instruct_jax.text.saving import save_tokenizer, special_ids
+    from instruct_jax.text.templates import as_jinja
 
     opened = setup.open_model(values.model)
     tokenizer = setup.load_tokenizer(setup.TextSettings(opened.tokenizer, opened.template, 1, 1))
+    if opened.template != "chat":  # a run's own, whatever came with its tokenizer
+        tokenizer.chat_template = as_jinja(setup.template(opened.template, tokenizer))
     params = opened.load(setup.open_mesh(setup.MeshSettings()))
     write = export_reward if opened.scalar else export_policy
     write(params, opened.config, values.out, dtype=values.dtype, special_ids=special_ids(tokenizer),

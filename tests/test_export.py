@@ -10,11 +10,12 @@ import tokenizers
 
 from instruct_jax import export
 from instruct_jax.errors import InputError
-from instruct_jax.stages import setup, states
+from instruct_jax.stages import chat, setup, states
 from instruct_jax.stages.lab_base import ASSETS
 from instruct_jax.text.loading import load_tokenizer
+from instruct_jax.text.sandbox import render
 from instruct_jax.text.saving import save_tokenizer, special_ids
-from instruct_jax.text.templates import Template
+from instruct_jax.text.templates import TEMPLATES, Template, as_jinja
 from instruct_jax.text.tokenizer import train_sentencepiece
 from instruct_jax.training.checkpoint import Checkpoints
 from instruct_jax.training.state import TrainState
@@ -136,6 +137,22 @@ def test_a_run_is_exported_with_its_tokenizer_and_opens_again(run_folder, tmp_pa
     assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), before, after))
     assert export.main(["export", "--model", str(run_folder), "--out", str(out)]) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_other_tools_frame_a_talk_as_the_run_was_trained(run_folder, tmp_path):
+    out = tmp_path / "out"
+    assert export.main(["export", "--model", str(run_folder), "--out", str(out)]) == 0
+    plain, there = load_tokenizer(ASSETS / "tokenizer.model"), load_tokenizer(out)
+    assert there.encode_prompts(setup.template("chat", there), [' a "b"\n']) == plain.encode_prompts(
+        TEMPLATES["plain"], [' a "b"\n']
+    )
+    talk = [
+        dict(role=role, content=said) for role, said in (("user", "a"), ("assistant", "b"), ("user", "c"))
+    ]
+    for name in ("plain", "instruction"):
+        there.chat_template = as_jinja(TEMPLATES[name])
+        assert chat.ids_of(there, "chat", talk) == chat.ids_of(plain, name, talk)
+    assert render(as_jinja(TEMPLATES["plain"]), talk[:2], {"eos_token": "</s>"}) == "a\nb</s>"
 
 
 @pytest.mark.parametrize(

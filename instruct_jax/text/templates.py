@@ -48,6 +48,17 @@ TEMPLATES = {
 }
 
 
+def as_jinja(template: Template) -> str:
+    """A chat template for other tools that frames every message of the user as `template` does and puts the turns one after the
+    other, each on a line of its own; a talk that ends with an answer ends with the end of text."""
+    prefix, suffix = (json.dumps(x, ensure_ascii=False) for x in (template.prefix, template.suffix))
+    return (
+        "{% for message in messages %}{% if message['role'] == 'user' %}"
+        f"{{{{ {prefix} + message['content'] + {suffix} }}}}"
+        "{% else %}{{ message['content'] + (eos_token if loop.last else '\\n') }}{% endif %}{% endfor %}"
+    )
+
+
 def chat_template(source: str | None, named_tokens: dict[str, str]) -> Template:
     """A checkpoint's chat template around one message of the user, up to where the answer begins.
 
