@@ -188,6 +188,10 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(opened, tmp_
     with pytest.raises(InputError, match="int8"):
         export.export_policy(params, config, tmp_path / "new", dtype="int8")
 
+    large = {**params, "norm": {**params["norm"], "bias": params["norm"]["bias"] + 1e5}}
+    with pytest.raises(InputError, match=r"transformer.ln_f.bias has values over 65504.*bfloat16"):
+        export.export_policy(large, config, tmp_path / "new", dtype="float16")
+
     def broken(folder):
         raise InputError("no tokenizer")
 

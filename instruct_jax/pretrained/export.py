@@ -102,8 +102,7 @@ def _write(params, config, folder: Path, hf: dict, dtype: str, shard_bytes: int,
     for i, names in enumerate(shards):
         single = len(shards) == 1
         file = "model.safetensors" if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        held = {name: _tensor(flat, config, tensor, n).astype(DTYPES[dtype]) for name, tensor, n in names}
-        held = {name: np.ascontiguousarray(array) for name, array in held.items()}
+        held = {name: _stored(name, _tensor(flat, config, tensor, n), dtype) for name, tensor, n in names}
         save_file(held, folder / file, metadata={"format": "pt"})
         placed |= dict.fromkeys(held, file)
         total += sum(array.nbytes for array in held.values())
@@ -114,6 +113,17 @@ def _write(params, config, folder: Path, hf: dict, dtype: str, shard_bytes: int,
     ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if hf[key] is not None}
     if not scalar:
         (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+
+
+def _stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """The tensor in the dtype of the file; InputError where it has numbers that the dtype makes infinite."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array.astype(DTYPES[dtype]))
+    if dtype == "float16" and np.isinf(stored).any():
+        raise InputError(
+            f"tensor {name} has values over {np.finfo(np.float16).max}: use dtype float32 or bfloat16"
+        )
+    return stored
 
 
 def _shards(
