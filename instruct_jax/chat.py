@@ -6,11 +6,13 @@
 
 --model is a run's folder, a Hugging Face folder or a .gguf file. In a talk /reset forgets what was said, /quit or the end of
 input leaves, and Ctrl-C stops the answer. --file holds one prompt a line; each becomes a line of JSON with prompt, response and
-whether the response ended by itself. Exit status: 0 done, 2 bad input, 130 Ctrl-C outside a talk.
+whether the response ended by itself. Exit status: 0 done, 2 bad input, 130 Ctrl-C outside a talk, 141 whoever read the answers left.
 """
 
 import contextlib
+import io
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -53,13 +55,15 @@ def parse(argv: list[str]) -> flags.FlagValues | None:
         raise InputError("--model is missing: name a run's folder, such as --model runs/quickstart/ppo_ptx")
     if values.prompt is not None and values.file is not None:
         raise InputError("--prompt and --file: give one of them")
+    if values.prompt is not None and values.prompt.encode(errors="ignore").decode() != values.prompt:
+        raise InputError("--prompt is not text in UTF-8: write it in that encoding")
     return values
 
 
 def prompts_of(path: str) -> list[str]:
     """The lines of a file that are not empty; InputError where there are none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--file: {path} cannot be read ({error})") from error
     found = [line.removesuffix("\r") for line in lines if line.strip()]
@@ -143,6 +147,9 @@ def converse(say) -> None:
 
 def main(argv: list[str]) -> int:
     """The command line (program name first) to an exit status; see the module's docstring."""
+    for stream in (sys.stdin, sys.stdout):  # neither bytes that are no text nor an old terminal end a talk
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         values = parse(argv)
         if values:
@@ -153,6 +160,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
+        return 141
     return 0
 
 

@@ -1,8 +1,10 @@
 """Talking to a model: the tokens that `generate` would give, one at a time, and the terminal around them."""
 
+import dataclasses
 import io
 import itertools
 import json
+import os
 
 import jax
 import ml_collections
@@ -87,6 +89,16 @@ def test_what_does_not_fit_the_context_is_refused_with_both_numbers(opened):
         chat.padded([[4] * 101], 100, 0)
     with pytest.raises(InputError, match=f"context {opened.model.config.context}"):
         chat.Talker(opened, SamplingConfig(opened.model.config.context))
+
+
+def test_an_id_without_an_embedding_is_refused_by_its_tokenizer(opened):
+    vocab = opened.model.config.vocab
+    talker = chat.Talker(dataclasses.replace(opened, tokenizer_path="t.json"), SamplingConfig(2))
+    list(talker([[vocab - 1]], KEY))
+    with pytest.raises(
+        InputError, match=f"t.json: the text has token {vocab}, the model embeddings for {vocab}"
+    ):
+        list(talker([[7], [vocab, 3]], KEY))
 
 
 def test_turns_stand_one_after_the_other_where_there_is_no_chat_template():
@@ -213,6 +225,33 @@ def test_a_file_becomes_a_line_of_json_for_every_prompt_in_order(run_folder, tmp
     assert [row["prompt"] for row in rows] == prompts
     assert all(isinstance(row["response"], str) and isinstance(row["finished"], bool) for row in rows)
     assert rows[0]["response"] == rows[3]["response"] == rows[9]["response"]
+
+
+def test_a_prompt_of_a_file_that_does_not_fit_is_named_before_any_is_answered(run_folder, tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("\n".join(["red cat"] * 9 + ["blue " * 99]))
+    assert command(run_folder, f"--file={tmp_path / 'p.txt'}") == 2
+    shown = capsys.readouterr()
+    assert not shown.out and "the prompt 'blue blue" in shown.err
+
+
+def test_a_files_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "p.txt").write_bytes("\ufeffred\n".encode())
+    assert terminal.prompts_of(tmp_path / "p.txt") == ["red"]
+
+
+def test_bytes_that_are_no_text_end_no_talk(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\nred cat\n"), "utf-8"))
+    assert command(run_folder) == 0
+    assert capsys.readouterr().out.count("> ") == 3
+    assert command(run_folder, "--prompt=caf\udce9") == 2
+    assert "--prompt is not text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_traceback(run_folder, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr("sys.stdout", os.fdopen(write, "w"))
+    assert command(run_folder, "--prompt=red cat") == 141
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ is said. Differs from algorithms/decode.py's `generate` only in who waits: the s
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,8 @@ class Talker:
     def __init__(self, speaker: Speaker, sampling: SamplingConfig):
         """InputError where `sampling` leaves no room for a prompt in the model's context."""
         self._speaker, self._turns = speaker, sampling.max_new_tokens
-        self._widest = speaker.model.config.context - self._turns
-        if self._widest < 1:
+        self.widest = speaker.model.config.context - self._turns
+        if self.widest < 1:
             raise InputError(
                 f"max_new_tokens is {self._turns}, the model's context {speaker.model.config.context}: ask for fewer"
             )
@@ -100,9 +101,15 @@ class Talker:
         """For every turn the next token of each row, None once a row has ended.
 
         A row ends with one of the tokenizer's stop ids, which is not handed out, or after `max_new_tokens`. InputError for
-        a row that leaves no room for them in the model's context."""
+        a row that leaves no room for them in the model's context, or has an id that the model has no embedding for."""
         params, tokenizer = self._speaker.params, self._speaker.tokenizer
-        tokens_BP, mask_BP = padded(rows, self._widest, tokenizer.pad_id)
+        largest, vocab = max(itertools.chain(*rows), default=0), self._speaker.model.config.vocab
+        if largest >= vocab:
+            raise InputError(
+                f"{self._speaker.tokenizer_path}: the text has token {largest}, the model embeddings for {vocab}: this is "
+                "another model's tokenizer"
+            )
+        tokens_BP, mask_BP = padded(rows, self.widest, tokenizer.pad_id)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(rows)))
         token_B, cache = self.begin(params, tokens_BP, mask_BP, keys_B)
         alive = [True] * len(rows)
@@ -123,16 +130,21 @@ def _take(logits_BV, keys_B, step, *, sampling: SamplingConfig):
 def padded(rows: Sequence[list[int]], widest: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Left-padded tokens [B, P] and their mask, P the narrowest power of two (from 32, at most `widest`) that holds the rows."""
     longest = max(map(len, rows))
-    if longest > widest:
-        raise InputError(
-            f"the text has {longest} tokens, over the {widest} that the model's context leaves: shorten it, or "
-            "lower --max_new_tokens (in a talk: /reset)"
-        )
+    check_room(longest, widest)
     width = min(max(SHORTEST, 1 << (longest - 1).bit_length()), widest)
     tokens_BP, mask_BP = np.full((len(rows), width), pad, np.int32), np.zeros((len(rows), width), bool)
     for b, row in enumerate(rows):
         tokens_BP[b, width - len(row) :], mask_BP[b, width - len(row) :] = row, True
     return tokens_BP, mask_BP
+
+
+def check_room(length: int, widest: int, what: str = "the text") -> None:
+    """InputError where a text of `length` tokens is over the `widest` one."""
+    if length > widest:
+        raise InputError(
+            f"{what} has {length} tokens, over the {widest} that the model's context leaves: shorten it, or "
+            "lower --max_new_tokens (in a talk: /reset)"
+        )
 
 
 class Transcript:
@@ -179,8 +191,13 @@ class Transcript:
 def answers(
     talk: Talker, speaker: Speaker, prompts: Sequence[str], key, batch_size: int = 8
 ) -> Iterator[tuple[str, str, bool]]:
-    """(prompt, response, whether it ended by itself) of every prompt, in order; `batch_size` rows at a time."""
-    ids = [ids_of(speaker.tokenizer, speaker.template, [{"role": "user", "content": p}]) for p in prompts]
+    """(prompt, response, whether it ended by itself) of every prompt, in order; `batch_size` rows at a time.
+
+    InputError for a prompt that is too long, before any is answered."""
+    # The template is rendered once, not in a process for every prompt.
+    ids = speaker.tokenizer.encode_prompts(setup.template(speaker.template, speaker.tokenizer), prompts)
+    for prompt, row in zip(prompts, ids, strict=True):
+        check_room(len(row), talk.widest, f"the prompt {prompt!r:.60}")
     for first in range(0, len(ids), batch_size):
         rows = ids[first : first + batch_size]
         full = [*rows, *[rows[0]] * (batch_size - len(rows))]  # a shape for each bucket, no more
