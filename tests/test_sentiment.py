@@ -188,6 +188,8 @@ def test_the_report_has_every_model_and_measure(finished):
     models = {"base", "sft", "ppo", "ppo_ptx"}
     assert set(summary["gold"]) == set(summary["distinct"]) == set(summary["win_rate_vs_sft"]) == models
     assert set(summary["kl"]) == {"ppo", "ppo_ptx"}
+    for kl in summary["kl"].values():
+        assert kl["low"] <= kl["mean"] <= kl["high"] and kl["n"] == summary["gold"]["sft"]["n"]
     assert set(summary["rm_accuracy"]) == {"labeler", "gold_judge"}
     assert set(summary["judges"]) == {"labeler", "gold_judge", "agreement"}
     losses = {m: summary["pretraining_tasks"][m] for m in models}

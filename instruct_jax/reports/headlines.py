@@ -33,7 +33,8 @@ def headlines(data: dict) -> list[dict]:
     if final in gold and "sft" in gold:
         cards.append(_change("mean gold score", gold["sft"], gold[final], final, number))
         if final in kl:
-            cards[-1]["detail"] += f"; KL to SFT {number(kl[final], 1)} nats a response"
+            nats = kl[final]["mean"] if isinstance(kl[final], dict) else kl[final]
+            cards[-1]["detail"] += f"; KL to SFT {number(nats, 1)} nats a response"
     cards += _tax(data.get("pretraining_tasks", {}))
     for name, words in (
         ("hallucination", "hallucination, closed domain"),

@@ -28,7 +28,7 @@ Optional keys; a section whose data are missing is not on the page:
     labeler_agreement interval + {ties}; labeler_agreement_heldout the same of the held-out pool
     rm_by_use_case    {use case: interval + {ties}}
     rm_calibration    [{gap, predicted, mean, low, high, n}], smallest gap first
-    kl                {model: final KL from the reference, nats per response}
+    kl                {model: final KL from the reference, nats per response, or its interval}
     kl_curve          {ppo | ppo_ptx: [{episodes, kl, gold: interval, rm: interval}]} in training order;
                       gold or rm may be None
     pretraining_tasks {model: {task: interval + {items, metric, higher_is_better}}}

@@ -262,8 +262,9 @@ def _training(data: dict) -> dict | None:
         ]
         # The final KL is of the responses that were judged, the scores are of the last dot's.
         measured = ((data.get("likert") or {}).get(model) or {}).get("n") if model in final else scored
-        kl = number(final.get(model, last.get("kl")))
-        rows.append([label(model), count(last.get("episodes")), kl, count(measured), *marks])
+        kl = final.get(model, last.get("kl"))
+        shown = [amount(kl), count(kl["n"])] if isinstance(kl, dict) else [number(kl), count(measured)]
+        rows.append([label(model), count(last.get("episodes")), *shown, *marks])
     columns = ["Model", "Episodes", "KL, nats a response", "n of KL", "Gold score", "RM score", "n of scores"]
     return section(
         "training",

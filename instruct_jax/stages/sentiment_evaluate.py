@@ -49,11 +49,11 @@ def gold_judge(config: ml_collections.ConfigDict) -> Judge:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What one model said to every prompt, its KL to SFT in nats a response (None for a model that has none) and its loss
-    (nats, tokens) on every document."""
+    """What one model said to every prompt, the interval of its KL to SFT in nats a response (None for a model that has none) and its
+    loss (nats, tokens) on every document."""
 
     sampled: list
-    kl: float | None
+    kl: dict | None
     losses: list[tuple[float, int]]
 
 
@@ -67,7 +67,7 @@ def answer(bench: Bench, settings: EvaluateSettings, models: dict, prompts, docu
         sampled = sample(params, texts, bench.plain, jax.random.fold_in(bench.key, i))
         kl = None
         if name not in ("base", "sft"):
-            kl = float(np.mean(bench.kl(params, reference, texts, sampled, settings.temperature)))
+            kl = winrate.interval(bench.kl(params, reference, texts, sampled, settings.temperature).tolist())
         losses = bench.document_losses(params, documents, settings.document_tokens)
         found[name] = Answers(sampled, kl, losses)
         if name == "sft":
