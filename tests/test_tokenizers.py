@@ -191,6 +191,29 @@ def test_a_gguf_byte_level_tokenizer_is_the_one_it_was_made_from(pre, digits):
     assert [ours.decode(row) for row in ids] == STRINGS
 
 
+@pytest.mark.parametrize(
+    "pre, pieces",
+    [
+        ("llama-bpe", ["I", "'LL", " pay", " ", "123", "45", " to", " JohnDoe", "!\n", " x"]),
+        ("qwen2", ["I", "'LL", " pay", " ", *"12345", " to", " JohnDoe", "!\n", " x"]),
+        ("tekken", ["I", "'LL", " pay", " ", *"12345", " to", " John", "Doe", "!\n", " x"]),
+    ],
+)
+def test_a_gguf_file_splits_text_as_its_pre_tokenizer_does(bpe, pre, pieces):
+    ours = gguf_tokenizer(gguf_of(bpe, **{"tokenizer.ggml.pre": pre}), "x.gguf")
+    found = ours.engine.model.pre_tokenizer.pre_tokenize_str("I'LL pay 12345 to JohnDoe!\n x")
+    assert [piece.replace("\u0120", " ").replace("\u010a", "\n") for piece, _ in found] == pieces
+
+
+def test_old_llama3_files_begin_with_bos_and_every_file_stops_at_its_end_of_turn(bpe):
+    ids = {"tokenizer.ggml.bos_token_id": 3, "tokenizer.ggml.eot_token_id": 0}
+    ours = gguf_tokenizer(gguf_of(bpe, **{"tokenizer.ggml.pre": "llama-bpe", **ids}), "x.gguf")
+    assert (ours.bos_id, ours.eos_id, ours.stop_ids) == (3, 2, (2, 0))
+    said = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": False, **ids}
+    assert gguf_tokenizer(gguf_of(bpe, **said), "x.gguf").bos_id is None
+    assert gguf_tokenizer(gguf_of(bpe, **ids), "x.gguf").bos_id is None
+
+
 @pytest.mark.parametrize("prefix", [True, False])
 def test_a_gguf_sentencepiece_tokenizer_gives_the_ids_of_sentencepiece(prefix):
     model = train_model(
