@@ -157,6 +157,20 @@ def test_an_answer_goes_on_after_bytes_that_are_no_character():
     assert cut.end() == "\N{REPLACEMENT CHARACTER}" and cut.text == 3 * "\N{REPLACEMENT CHARACTER}"
 
 
+def test_a_long_answer_is_not_read_again_from_its_beginning():
+    class Counting(Fallback):
+        longest = 0
+
+        def decode(self, ids):
+            self.longest = max(self.longest, len(ids))
+            return super().decode(ids)
+
+    tokenizer = Counting()
+    shown, said = chat.Transcript(tokenizer), 200 * [300, 0xC3, 0xA9, 0xE2, 0x82, 0xAC]
+    assert "".join(map(shown.add, said)) == 200 * " xé€"
+    assert tokenizer.longest < 3 * chat.READ_AGAIN and shown.text == 200 * " xé€"
+
+
 def test_the_fallback_of_the_test_is_that_of_the_library():
     pieces = [f"<0x{i:02X}>" for i in range(256)]
     real = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -22,6 +22,7 @@ from instruct_jax.stages import setup
 from instruct_jax.text.tokenizer import Tokenizer
 
 SHORTEST = 32  # tokens of the narrowest bucket
+READ_AGAIN = 64  # tokens; reading a whole answer again for every token would take the square of its length
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Transcript:
         self._tokenizer, self._ids = tokenizer, []
         self._first, self._shown = 0, ""  # what was shown of the tokens from `first` on
         self._whole = 0  # so many tokens have nothing held back
+        self._mark = 0  # where reading may begin next
 
     @property
     def text(self) -> str:
@@ -168,7 +170,11 @@ class Transcript:
         self._ids.append(token)
         if self._shown.startswith(self._read(last=False)):  # nothing new, or less: the next bytes may mend it
             return ""
-        return self._show(last=False)
+        new = self._show(last=False)
+        if self._whole == len(self._ids) > self._first + READ_AGAIN:
+            self._first, self._mark = self._mark, self._whole
+            self._shown = self._read(last=False)
+        return new
 
     def end(self) -> str:
         """What is left to show once no token follows."""
@@ -180,7 +186,8 @@ class Transcript:
 
     def _show(self, last: bool) -> str:
         if not self._read(last).startswith(self._shown):
-            self._first, self._shown = self._whole, ""
+            self._first = self._mark = self._whole
+            self._shown = ""
         text = self._read(last)
         new, self._shown = text[len(self._shown) :], text
         if text == self._read(last=True):
