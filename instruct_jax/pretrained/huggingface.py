@@ -45,7 +45,8 @@ def open_source(path: Path | str) -> Source:
                 if there[name].get_dtype() not in FLOATS:
                     if not name.endswith(families.BUFFERS):
                         raise InputError(
-                            f"{file}: {name} is of type {there[name].get_dtype()}: only floats are read"
+                            f"{file}: {name} is of type {there[name].get_dtype()}: {', '.join(FLOATS)} are read; quantised weights "
+                            "load from GGUF files only"
                         )
                     continue
                 shapes[name], home[name] = tuple(there[name].get_shape()), file

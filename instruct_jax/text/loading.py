@@ -40,7 +40,10 @@ def _from_folder(folder: Path) -> Tokenizer:
         return _from_json(folder / "tokenizer.json", settings)
     path = folder / "tokenizer.model"
     if not path.is_file():
-        raise InputError(f"{folder}: holds neither tokenizer.json nor tokenizer.model")
+        raise InputError(
+            f"{folder}: holds neither tokenizer.json nor tokenizer.model: save one there first (transformers: "
+            "AutoTokenizer.from_pretrained, save_pretrained)"
+        )
     engine = sentencepiece_engine(_read(path), path)
     own = {k: i for k, i in engine.own_ids.items() if i is not None}
     named = {f"{name}_token": engine.token(i) for name, i in own.items()}
