@@ -357,6 +357,11 @@ def test_folders_without_a_model_say_what_is_missing(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="model.safetensors is missing"):
         huggingface.open_source(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "model.safetensors")  # a download that stopped half-way
+    with pytest.raises(InputError, match="config.json is missing: name a folder"):
+        setup.open_model(tmp_path)
+    with pytest.raises(InputError, match="a Hugging Face folder or a .gguf file"):
+        setup.open_model(tmp_path / "model.safetensors")
 
 
 def test_the_stored_dtype_is_the_fixtures(opened):

@@ -94,7 +94,10 @@ def _files(folder: Path) -> dict[Path, list[str] | None]:
             f"{pickled[0]} is pickled, and reading it could run any code: save the model as safetensors first "
             "(transformers: save_pretrained)"
         )
-    raise InputError(f"{single} is missing, and so is model.safetensors.index.json")
+    raise InputError(
+        f"{single} is missing, and so is model.safetensors.index.json: name a folder that holds one, or of a run the "
+        "stage's own, such as sft or ppo_ptx"
+    )
 
 
 def _open(file: Path):

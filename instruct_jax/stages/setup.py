@@ -161,7 +161,10 @@ def expand(path: str | Path) -> Path:
 def is_foreign(path: str | Path) -> bool:
     """Whether a path names a checkpoint of other tools: a .gguf file, or a folder with weights or a model's config.json."""
     path = expand(path)
-    return path.suffix == ".gguf" or ((path / "config.json").exists() and not (path / "checkpoints").is_dir())
+    theirs = ("config.json", "model.safetensors", "model.safetensors.index.json")
+    return path.suffix == ".gguf" or (
+        any((path / name).exists() for name in theirs) and not (path / "checkpoints").is_dir()
+    )
 
 
 def open_source(path: str | Path) -> Source:

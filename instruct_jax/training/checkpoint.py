@@ -78,7 +78,10 @@ def _find(path: Path | str, step: int | None) -> Path:
     folder = _folder(path)
     steps = _steps(folder)
     if not steps:
-        raise InputError(f"no checkpoint in {folder}: train that stage first, or point at its run folder")
+        raise InputError(
+            f"no checkpoint in {folder}: train that stage first, or point at its run folder, a Hugging Face folder or a "
+            ".gguf file"
+        )
     if step is None:
         step = steps[-1]
     if step not in steps:
