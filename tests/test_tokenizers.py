@@ -166,6 +166,21 @@ def test_a_foreign_sentencepiece_model_gives_the_ids_of_sentencepiece_with_bos_i
     assert ours.encode_prompts(Template("<s>", "</s>"), ["<s>"]) == [[1, *reference.encode("<s>"), 2]]
 
 
+def test_tokens_that_the_chat_template_needs_and_the_sentencepiece_model_lacks_are_named(llama, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(llama)
+    (tmp_path / "added_tokens.json").write_text('{"<pad>": 700, "<|im_start|>": 701}')
+    config = {
+        "chat_template": "<s>{{ messages[0].content }}",
+        "added_tokens_decoder": {"1": {"content": "<s>"}},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(tmp_path).chat_template == config["chat_template"]
+    config["chat_template"] = "<|im_start|>user"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"lacks '<\|im_start\|>'.*save a tokenizer.json"):
+        load_tokenizer(tmp_path)
+
+
 def gguf_of(bpe, **more):
     """The metadata of a GGUF file that holds a byte-level BPE."""
     model = json.loads(bpe.to_str())["model"]

@@ -45,6 +45,12 @@ def _from_folder(folder: Path) -> Tokenizer:
             "AutoTokenizer.from_pretrained, save_pretrained)"
         )
     engine = sentencepiece_engine(_read(path), path)
+    for token in settings.added:
+        if token in (settings.chat_template or "") and engine.token_id(token) is None:
+            raise InputError(
+                f"{path}: lacks {token!r}, which the files beside it add and the chat template uses: save a tokenizer.json "
+                "there first (transformers: AutoTokenizer.from_pretrained, save_pretrained)"
+            )
     own = {k: i for k, i in engine.own_ids.items() if i is not None}
     named = {f"{name}_token": engine.token(i) for name, i in own.items()}
     return _assembled(engine, named | settings.named, settings, path, begins=own.get("bos"))
@@ -148,6 +154,9 @@ class _Settings:
         found = {name: _spelling(config.get(name) or more.get(name)) for name in NAMED}
         self.named = {name: token for name, token in found.items() if token}
         self.add_bos = config.get("add_bos_token")
+        decoder = config.get("added_tokens_decoder")
+        spelled = decoder.values() if isinstance(decoder, dict) else ()
+        self.added = [*filter(None, (*map(_spelling, spelled), *_json(folder / "added_tokens.json")))]
         jinja = folder / "chat_template.jinja"
         alone = _json(folder / "chat_template.json").get("chat_template")
         self.chat_template = (
