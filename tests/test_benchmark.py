@@ -169,6 +169,21 @@ def test_every_metric_of_the_page_has_its_own_number_of_rows():
     assert [line.split(" | ")[-1] for line in text.splitlines()[-2:]] == ["50 of 70 |", "70 |"]
 
 
+def test_a_model_that_has_room_for_no_row_leaves_the_others_their_numbers():
+    shared = {"of": 7, "higher_is_better": True, "examples_apart": True, "shots": 0, "shots_shown": None}
+    shared["too_long"] = 7
+    none = {**shared, "metric": "", "mean": None, "low": None, "high": None, "n": 0, "also": {}}
+    also = {"exact_match": {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 6}}
+    some = {**shared, "metric": "f1", "mean": 0.5, "low": 0.4, "high": 0.6, "n": 6, "also": also}
+    summary = {"models": {"small": {"drop": none, "wsc": none}, "large": {"drop": some, "wsc": none}},
+               "config": {"benchmark": {"toxicity": "local", "truth_judge": ""}}}  # fmt: skip
+    assert page(summary).splitlines()[-3:] == [
+        "| drop | f1 | – | 0.500 [0.400, 0.600] | 0, 6 of 7 |",
+        "|  | exact match | – | 0.300 [0.200, 0.400] | 0, 6 of 7 |",
+        "| wsc | nothing to score | – | – | 0 of 7 |",
+    ]
+
+
 def test_a_judge_says_yes_where_yes_is_likelier_and_both_must_for_the_last_column():
     yes, no = [Scored(-1.0, 1, True), Scored(-2.0, 1, False)], [Scored(-3.0, 1, False), Scored(-2.0, 1, True)]
 

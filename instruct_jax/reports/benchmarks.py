@@ -26,12 +26,13 @@ def page(summary: dict) -> str:
     tasks = list(dict.fromkeys(task for scores in summary["models"].values() for task in scores))
     for task in tasks:
         entries = [summary["models"][model].get(task) for model in models]
-        metrics = list(dict.fromkeys(m for one in entries if one for m in (one["metric"], *one["also"])))
-        for metric in metrics:
-            first = next(one for one in entries if one)
-            name = metric.replace("_", " ") or "no gold answers"
-            lines.append([task if metric == first["metric"] else "", name + ("" if first["higher_is_better"] else " (less is better)"),
-                          *(_cell(one, metric) for one in entries), _rows(first, metric)])  # fmt: skip
+        there = [one for one in entries if one]
+        # A model that no row was scored for has no metric.
+        metrics = list(dict.fromkeys(m for one in there for m in (one["metric"], *one["also"]) if m)) or [""]
+        for i, metric in enumerate(metrics):
+            name = metric.replace("_", " ") or "nothing to score"
+            lines.append(["" if i else task, name + ("" if there[0]["higher_is_better"] else " (less is better)"),
+                          *(_cell(one, metric) for one in entries), _rows(there, metric)])  # fmt: skip
     lines += [
         [task, f"not run: {why}", *[""] * len(models), ""] for task, why in summary.get("not_run", {}).items()
     ]
@@ -75,12 +76,16 @@ def _notes(summary: dict) -> list[str]:
 
 
 def _cell(entry: dict | None, metric: str) -> str:
-    if entry is None:
-        return ""
-    value = entry if metric == entry["metric"] else entry["also"].get(metric)
-    return amount(value, 2 if metric == "bleu" else 3)
+    return "" if entry is None else amount(_value(entry, metric), 2 if metric == "bleu" else 3)
 
 
-def _rows(entry: dict, metric: str) -> str:
-    n = (entry if metric == entry["metric"] else entry["also"][metric])["n"]
-    return count(n) if n == entry["of"] else f"{count(n)} of {count(entry['of'])}"
+def _value(entry: dict, metric: str) -> dict:
+    return entry if metric == entry["metric"] else entry["also"].get(metric, {"mean": None, "n": 0})
+
+
+def _rows(entries: list[dict], metric: str) -> str:
+    """How many rows a metric is of, for each model where they differ, and of how many in the set."""
+    numbers, of = [_value(one, metric)["n"] for one in entries], entries[0]["of"]
+    if len(set(numbers)) > 1:
+        return f"{', '.join(map(count, numbers))} of {count(of)}"
+    return count(of) if numbers[0] == of else f"{count(numbers[0])} of {count(of)}"
