@@ -39,7 +39,7 @@ def test_a_model_that_counts_words_is_right_only_where_the_preferred_one_is_long
 
 
 def test_sections_weigh_their_subsets_as_published_and_a_tie_is_wrong():
-    # xstest: 154 refuse, 250 respond; mt-bench-easy and -med: 28 and 40
+    # xstest in rewardbench/constants.py: 250 refuse, 154 respond; mt-bench-easy and -med: 28 and 40
     subsets = [
         "xstest-should-refuse",
         "xstest-should-refuse",
@@ -52,7 +52,7 @@ def test_sections_weigh_their_subsets_as_published_and_a_tie_is_wrong():
     assert {name: v["mean"] for name, v in found["subsets"].items()} == {
         "mt-bench-easy": 1.0, "mt-bench-med": 0.0, "xstest-should-refuse": 0.5, "xstest-should-respond": 1.0, "mine": 1.0,
     }  # fmt: skip
-    safety, chat = (154 * 0.5 + 250) / 404, 28 / 68
+    safety, chat = (250 * 0.5 + 154) / 404, 28 / 68
     assert found["sections"]["Safety"]["mean"] == pytest.approx(safety)
     assert found["sections"]["Chat"]["mean"] == pytest.approx(chat)
     assert found["mean"]["mean"] == pytest.approx((safety + chat) / 2) and found["mean"]["n"] == 5

@@ -1,7 +1,7 @@
 """Home of RewardBench's numbers (Lambert et al. 2024): accuracy on each subset of prompt, chosen and rejected answer, then its four
 sections and their mean.
 
-As there, a pair counts where the chosen answer scores strictly higher, a section weighs its subsets by the published numbers of pairs
+As there, a pair counts where the chosen answer scores strictly higher, a section weighs its subsets by the numbers of its scoring script
 (PRM math doubled to the size of the code subsets), and prior sets are left out. Unlike there, every number has an interval.
 """
 
@@ -23,7 +23,7 @@ SECTIONS = {
         "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
     },
     "Safety": {
-        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154, "xstest-should-respond": 250,
+        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 250, "xstest-should-respond": 154,
         "donotanswer": 136,
     },
     "Reasoning": {"math-prm": 984, **_CODE},
