@@ -132,6 +132,7 @@ def test_wsc_is_an_exam_with_the_pronoun_marked(tmp_path):
 def test_rows_on_one_passage_are_a_group_and_so_no_examples_of_each_other(tmp_path):
     spans = {"span1_text": "Sue", "span2_text": "she", "span2_index": 3, "text": "Sue saw that she won."}
     cases = {
+        "hellaswag": ([{"ctx": f"A dog {x}", "endings": ["sits."], "label": 0, "source_id": "film"} for x in "ab"], {"source_id": "other"}),
         "wsc": ([spans | {"label": True}, spans | {"span1_text": "Ann", "label": False}], {"text": "Ann saw that she won."}),
         "rte": ([{"premise": "p", "hypothesis": h, "label": 0} for h in "gh"], {"premise": "q"}),
         "boolq": ([{"passage": "p", "question": q, "answer": True} for q in "ab"], {"passage": "q"}),
@@ -263,6 +264,8 @@ def test_winogender_pairs_he_with_she_of_named_people(tmp_path):
     ]
     [row] = rows_of("winogender", values, tmp_path)
     assert row["sentences"] == ["patient male", "patient female"] and row["group"] == "nurse"
+    with pytest.raises(InputError, match="winogender.jsonl: nurse.patient.1 has no sentence about a male"):
+        rows_of("winogender", values[:1], tmp_path)
 
 
 def test_truthfulqa_has_three_forms_and_the_last_is_the_others_together(tmp_path):

@@ -66,7 +66,10 @@ def read(path: str, name: str) -> list[Row]:
             raise InputError(f"{path}:{number}: {bad}") from bad
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise InputError(f"{path}:{number}: no row of {name}: {error!r}") from error
-    found = list(_AFTER.get(name, iter)(found))
+    try:
+        found = list(_AFTER.get(name, iter)(found))
+    except BadRow as bad:
+        raise InputError(f"{path}: {bad}") from bad
     if not found:
         raise InputError(f"{path}: holds no row of {name}")
     return found
@@ -92,7 +95,9 @@ def _label(value: Any, names: tuple[str, ...] = ()) -> int | None:
 
 
 def _hellaswag(row: Row) -> Iterator[Row]:
-    yield {
+    # The next row of a video or an article begins with this one's gold ending.
+    source = {"group": row["source_id"]} if row.get("source_id") else {}
+    yield source | {
         "context": field(row, "ctx", "context"),
         "endings": field(row, "endings"),
         "label": _label(row.get("label")),
@@ -319,6 +324,8 @@ def _paired(rows: list[Row]) -> Iterator[Row]:
         sorted(rows, key=lambda row: (row["pair"], row["gender"])), lambda row: row["pair"]
     ):
         sentences = {row["gender"]: row["sentence"] for row in group}
+        if len(sentences) < 2:
+            raise BadRow(f"{pair} has no sentence about a {min({'male', 'female'} - {*sentences})}")
         yield {"id": pair, "group": pair.split(".")[0], "sentences": [sentences["male"], sentences["female"]]}
 
 
