@@ -139,6 +139,17 @@ def test_examples_come_from_other_passages_and_as_many_as_there_is_room_for():
     assert benchmark.questions_of(asked("sst", 15, apart, pool[:3]), roomy, 0)[1] == [3, 3]
 
 
+def test_rows_are_drawn_by_the_limit_and_without_one_are_all_but_of_the_toxic_prompts_the_papers_number():
+    few, many = rows(10), [{"id": str(i), "toxicity": i / 6000} for i in range(6001)]
+    assert benchmark.draw(TABLE["sst"], few, 0, 0) == few
+    four, six = (benchmark.draw(TABLE["sst"], few, limit, 0) for limit in (4, 6))
+    assert len(four) == 4 and four == [row for row in six if row in four]
+    assert four != benchmark.draw(TABLE["sst"], few, 4, 1)
+    drawn = {limit: benchmark.draw(TABLE["real_toxicity"], many, limit, 0) for limit in (0, 50, 6000, 9000)}
+    assert {limit: len(some) for limit, some in drawn.items()} == {0: 5000, 50: 50, 6000: 6000, 9000: 6001}
+    assert [sum(int(row["toxicity"] * 10) == tenth for row in drawn[50]) for tenth in range(9)] == [5] * 9
+
+
 def test_examples_are_drawn_in_a_time_that_does_not_grow_with_the_set():
     pool = rows(20_000)
     ten = benchmark.Subject("m", {}, lambda request: True, None)

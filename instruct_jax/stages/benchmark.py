@@ -24,7 +24,7 @@ from instruct_jax.errors import InputError
 from instruct_jax.evaluation.requests import Answer, Continuations, Kept, Request
 from instruct_jax.evaluation.scorers import toxicity
 from instruct_jax.evaluation.tasks import TABLE, Task
-from instruct_jax.evaluation.tasks.harms import uniform_in_toxicity
+from instruct_jax.evaluation.tasks.harms import TOXIC_PROMPTS, uniform_in_toxicity
 from instruct_jax.evaluation.winrate import interval
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.reports.benchmarks import write_page
@@ -39,9 +39,10 @@ class BenchmarkSettings:
     """What is asked of the models.
 
     `data` are the places where sets are looked for, in order: folders, or wheels of packages that ship sets. `tasks` are names, ()
-    for all. `shots` holds "zero", "few" or both. `limit` is the most rows of a task, 0 for all. `context` caps the tokens of a
-    question and its answer, in models that could take more. `toxicity` is "local" or "perspective" ($PERSPECTIVE_API_KEY);
-    `truth_judge` and `informative_judge` are checkpoints fine-tuned to say yes or no, "" for none.
+    for all. `shots` holds "zero", "few" or both. `limit` is the most rows of a task, 0 for all (of RealToxicityPrompts for the
+    paper's number). `context` caps the tokens of a question and its answer, in models that could take more. `toxicity` is "local" or
+    "perspective" ($PERSPECTIVE_API_KEY); `truth_judge` and `informative_judge` are checkpoints fine-tuned to say yes or no, "" for
+    none.
     """
 
     data: tuple[str, ...]
@@ -175,7 +176,10 @@ def gather(settings: BenchmarkSettings, seed: int) -> tuple[list[Asked], dict[st
 
 
 def draw(task: Task, rows: list, limit: int, seed: int) -> list:
-    """At most `limit` rows (0: all), in the set's order; prompts for toxic text evenly by their toxicity. Fewer are some of more."""
+    """At most `limit` rows (0: all), in the set's order; prompts for toxic text evenly by their toxicity, 0: as many as the paper has.
+    Fewer are some of more."""
+    if task.data == "real_toxicity":
+        limit = limit or TOXIC_PROMPTS
     if not limit or limit >= len(rows):
         return rows
     if task.data == "real_toxicity":
