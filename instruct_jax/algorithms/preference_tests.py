@@ -138,9 +138,11 @@ def cohen_kappa(first: Sequence, second: Sequence) -> float:
         )
     names, which = np.unique(np.concatenate([np.asarray(first), np.asarray(second)]), return_inverse=True)
     table_vv = np.zeros((len(names), len(names)))
-    np.add.at(table_vv, (which[: len(first)], which[len(first) :]), 1 / len(first))
-    expected = float(table_vv.sum(0) @ table_vv.sum(1))
-    return (float(np.trace(table_vv)) - expected) / (1 - expected) if expected < 1 else float("nan")
+    np.add.at(table_vv, (which[: len(first)], which[len(first) :]), 1)
+    # Whole numbers until the end: sixths that are added up fall short of 1, and two who always say the same got a kappa.
+    alike, expected = len(first) * float(np.trace(table_vv)), float(table_vv.sum(0) @ table_vv.sum(1))
+    all_pairs = len(first) ** 2
+    return (alike - expected) / (all_pairs - expected) if expected < all_pairs else float("nan")
 
 
 def best_of_n(scores_BN, values_BN, n: int) -> np.ndarray:
