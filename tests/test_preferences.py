@@ -13,6 +13,7 @@ import pytest
 from instruct_jax import export
 from instruct_jax.data.lab.prefixes import as_pages
 from instruct_jax.errors import InputError
+from instruct_jax.evaluation.comparisons import agreement, by_score, from_rankings
 from instruct_jax.main import main
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Ranking, read_jsonl, write_jsonl
@@ -152,6 +153,32 @@ def test_files_of_people_are_read_and_judges_see_the_same_outputs(done, lab, tmp
         for f in (found, before)
     ]
     assert both[0]["mean"] == both[1]["mean"] and both[0]["kappa"] == both[1]["kappa"]
+
+
+def test_a_judge_sees_every_output_of_a_ranking_and_agrees_with_who_ranks_as_it_does():
+    words = ["b", "dddd", "ccc", "a"]
+    rankings = [
+        Ranking(f"p{i}", "ask", who, [words[k] for k in order], [4 - len(words[k]) + 1 for k in order],
+                [("ppo", "ppo", "sft", "sft")[k] for k in order])
+        for i in range(3) for who, order in (("ann", (0, 1, 2, 3)), ("bob", (2, 0, 3, 1)))
+    ]  # fmt: skip
+    asked = []
+
+    def longer(rows):
+        asked.extend(rows)
+        return [len(text) for _, _, text, _ in rows]
+
+    pools = {"heldout": (rankings, [])}
+    judges = {"long": judging.Judge("long", by_score(longer))}
+    found = preferences.judged_as_people_saw(pools, judges, "sft")
+    assert len(asked) == 12
+    # dddd beats ccc and a; b loses to ccc and ties with a
+    assert [(c.prompt_id, c.won, c.lost, c.pairs) for c in found] == [
+        (f"p{i}", 0.5, 0.25, 4) for i in range(3)
+    ]
+    people = from_rankings(rankings, "sft", "heldout")
+    (both,) = [row for row in agreement([*people, *found]) if row["first"] != row["second"]]
+    assert (both["mean"], both["n"], both["kappa"]) == (1.0, 6, None)
 
 
 def test_without_people_judges_are_compared_on_what_was_said_and_what_the_baseline_could_not_read_is_not_asked(

@@ -66,14 +66,21 @@ class Comparison:
         return (1 + self.won - self.lost) / 2
 
 
+def compared(judge: str, labeler: str, pairs: Sequence[Pair], outcomes: Sequence[float]) -> Comparison:
+    """One judgement of pairs of one model and prompt, by their outcomes: 1 the first response, 0 the second, 0.5 a tie."""
+    count, one = len(pairs), pairs[0]
+    texts = [(p.first.text, p.second.text) for p in pairs]
+    return Comparison(
+        judge, labeler, one.prompt_id, one.model, sum(x == 1 for x in outcomes) / count, sum(x == 0 for x in outcomes) / count,
+        sum(len(a) - len(b) for a, b in texts) / count, _item(one.prompt, one.model, *(text for two in texts for text in two)),
+        count, all(a == b for a, b in texts),
+    )  # fmt: skip
+
+
 def judge_pairs(pairs: Sequence[Pair], judge: str, outcomes: Iterable[float | None]) -> list[Comparison]:
     """Comparisons of pairs and their outcomes: 1 the first response, 0 the second, 0.5 a tie, None no verdict (left out)."""
-    return [
-        Comparison(judge, judge, p.prompt_id, p.model, float(outcome == 1), float(outcome == 0),
-                   len(p.first.text) - len(p.second.text), _item(p.prompt, p.model, p.first.text, p.second.text),
-                   same=p.first.text == p.second.text)
-        for p, outcome in zip(pairs, outcomes, strict=True) if outcome is not None
-    ]  # fmt: skip
+    met = zip(pairs, outcomes, strict=True)
+    return [compared(judge, judge, [pair], [outcome]) for pair, outcome in met if outcome is not None]
 
 
 def by_score(
@@ -114,25 +121,28 @@ def pairs_of(responses: dict[str, dict[str, tuple[str, Response]]], baseline: st
     ]  # fmt: skip
 
 
+def pairs_in(ranking: Ranking, baseline: str) -> list[tuple[tuple[Pair, ...], list[float]]]:
+    """For each model that stands beside the baseline in a ranking, its outputs with each of the baseline's, in the order of their texts,
+    and which of the two stands better."""
+    outputs = sorted(zip(ranking.completions, ranking.finished, ranking.models, ranking.ranks))
+    theirs = [(Response(text, end), rank) for text, end, model, rank in outputs if model == baseline]
+    found = []
+    for model in sorted(set(ranking.models) - {baseline}) if theirs else ():
+        mine = [(Response(text, end), rank) for text, end, name, rank in outputs if name == model]
+        met = [(a, b) for a in mine for b in theirs]
+        pairs = tuple(Pair(ranking.prompt_id, ranking.prompt, model, a, b) for (a, _), (b, _) in met)
+        found.append((pairs, [0.5 if i == k else float(i < k) for (_, i), (_, k) in met]))
+    return found
+
+
 def from_rankings(rankings: Iterable[Ranking], baseline: str, judge: str) -> list[Comparison]:
     """What people's rankings say of each model that stands beside the baseline in them. A model's output and the baseline's of the
     same text tie."""
-    found = []
-    for ranking in rankings:
-        outputs = list(zip(ranking.models, ranking.ranks, ranking.completions))
-        theirs = [(rank, text) for model, rank, text in outputs if model == baseline]
-        for model in sorted(set(ranking.models) - {baseline}):
-            mine = [(rank, text) for name, rank, text in outputs if name == model]
-            pairs = [(a, b) for a in mine for b in theirs]
-            if pairs:
-                won, lost = (sum(a[0] < b[0] for a, b in pairs), sum(a[0] > b[0] for a, b in pairs))
-                gap = float(np.mean([len(a[1]) - len(b[1]) for a, b in pairs]))
-                item = _item(ranking.prompt, model, *(text for a, b in pairs for text in (a[1], b[1])))
-                found.append(
-                    Comparison(judge, ranking.labeler, ranking.prompt_id, model, won / len(pairs), lost / len(pairs), gap,
-                               item, len(pairs), all(a[1] == b[1] for a, b in pairs))
-                )  # fmt: skip
-    return found
+    return [
+        compared(judge, ranking.labeler, *found)
+        for ranking in rankings
+        for found in pairs_in(ranking, baseline)
+    ]
 
 
 def _item(*texts: str) -> str:

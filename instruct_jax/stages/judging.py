@@ -16,7 +16,7 @@ import numpy as np
 from instruct_jax.data.lab import labelers
 from instruct_jax.errors import InputError
 from instruct_jax.evaluation.chat_judge import ChatJudge, ChatSettings, Verdicts
-from instruct_jax.evaluation.comparisons import Comparison, Pair, by_score, judge_pairs
+from instruct_jax.evaluation.comparisons import Comparison, Pair, by_score, compared, judge_pairs
 from instruct_jax.models.transformer import ScalarModel
 from instruct_jax.records import Prompt, Ranking, Rating
 from instruct_jax.stages import evaluate, inference, recipe, sentiment_evaluate, setup
@@ -94,6 +94,15 @@ def compare(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[Comparison], dict
         told |= {"pairs": len(pairs), "no_verdict": sum(x is None for x in found.outcomes)}
         return judge_pairs(pairs, judge.name, found.outcomes), told
     return judge_pairs(pairs, judge.name, found), None
+
+
+def compare_shown(judge: Judge, shown: Sequence[tuple[Pair, ...]]) -> list[Comparison]:
+    """The judge's comparisons of what people were shown, each of all pairs of a model's and the baseline's outputs in a ranking."""
+    pairs = list(dict.fromkeys(pair for some in shown for pair in some))
+    found = judge.prefer(pairs)
+    said = dict(zip(pairs, found.outcomes if isinstance(found, Verdicts) else found, strict=True))
+    judged = [(some, [said[pair] for pair in some]) for some in shown]
+    return [compared(judge.name, judge.name, *both) for both in judged if None not in both[1]]
 
 
 def open_reward_model(

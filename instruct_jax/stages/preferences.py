@@ -17,7 +17,7 @@ from instruct_jax.algorithms import preference_tests
 from instruct_jax.data.lab.prefixes import as_pages
 from instruct_jax.errors import InputError
 from instruct_jax.evaluation import comparisons, human
-from instruct_jax.evaluation.comparisons import Pair, Response
+from instruct_jax.evaluation.comparisons import Response
 from instruct_jax.evaluation.winrate import interval
 from instruct_jax.records import Prompt, Ranking, Rating, read_jsonl, write_jsonl
 from instruct_jax.reports.win_rates import write_win_rates
@@ -284,16 +284,10 @@ def ask(
 
 
 def judged_as_people_saw(pools: dict, judges: dict, baseline: str) -> list:
-    """The judges' comparisons of the very outputs that people ranked, one of each model beside one of the baseline's."""
-    pairs = {}
-    for rankings, _ in pools.values():
-        for r in rankings:
-            by_model = {m: Response(t, f) for m, t, f in zip(r.models, r.completions, r.finished)}
-            if len(by_model) == len(r.models) and baseline in by_model:
-                for model in sorted(set(by_model) - {baseline}):
-                    pair = Pair(r.prompt_id, r.prompt, model, by_model[model], by_model[baseline])
-                    pairs[pair] = None
-    return [c for judge in judges.values() for c in judging.compare(judge, list(pairs))[0]] if pairs else []
+    """The judges' comparisons of the very outputs that people ranked, each model's beside the baseline's."""
+    rankings = [ranking for ranked, _ in pools.values() for ranking in ranked]
+    shown = list(dict.fromkeys(pairs for r in rankings for pairs, _ in comparisons.pairs_in(r, baseline)))
+    return [c for judge in judges.values() for c in judging.compare_shown(judge, shown)] if shown else []
 
 
 def quality(pools: dict, judges: dict, said: dict, baseline: str) -> dict:
