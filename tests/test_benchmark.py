@@ -139,6 +139,17 @@ def test_examples_come_from_other_passages_and_as_many_as_there_is_room_for():
     assert benchmark.questions_of(asked("sst", 15, apart, pool[:3]), roomy, 0)[1] == [3, 3]
 
 
+def test_a_few_shot_form_that_cannot_be_asked_is_listed_with_the_reason(tmp_path):
+    (tmp_path / "hellaswag.jsonl").write_text('{"ctx": "A dog", "endings": ["runs."], "label": ""}\n')
+    (tmp_path / "piqa.jsonl").write_text('{"goal": "Cut", "sol1": "knife", "sol2": "fork", "label": 0}\n')
+    given = dict(data=(str(tmp_path),), tasks=("hellaswag", "piqa"))
+    asked, missing = benchmark.gather(benchmark.BenchmarkSettings(**given), 0)
+    assert [one.name for one in asked] == ["hellaswag", "piqa"]
+    assert missing == {"hellaswag/few-shot": "no row has a gold answer to show"}
+    asked, missing = benchmark.gather(benchmark.BenchmarkSettings(**given, shots=("few",)), 0)
+    assert not asked and missing["piqa/few-shot"] == "the paper has no such form"
+
+
 def test_rows_are_drawn_by_the_limit_and_without_one_are_all_but_of_the_toxic_prompts_the_papers_number():
     few, many = rows(10), [{"id": str(i), "toxicity": i / 6000} for i in range(6001)]
     assert benchmark.draw(TABLE["sst"], few, 0, 0) == few

@@ -113,9 +113,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     models = named(field(config, "models", tuple[str, ...]))
     asked, missing = gather(settings, config.seed)
     if not asked:
-        raise InputError(
-            f"benchmark.data: none of the sets of {len(missing)} tasks is in {', '.join(settings.data)}"
-        )
+        name, why = next(iter(missing.items()))
+        raise InputError(f"benchmark: none of {len(missing)} tasks can be asked; {name}: {why}")
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     classify = toxicity_of(settings, workdir)
     for one in asked:
@@ -168,10 +167,11 @@ def gather(settings: BenchmarkSettings, seed: int) -> tuple[list[Asked], dict[st
         examples = [row for row in pool if task.example(row)] if task.shots else []
         if "zero" in settings.shots:
             asked.append(Asked(name, task, 0, drawn, len(rows), [], True))
+        few = f"{name}/few-shot"
         if "few" in settings.shots and examples:
-            asked.append(
-                Asked(f"{name}/few-shot", task, task.shots, drawn, len(rows), examples, pool is not rows)
-            )
+            asked.append(Asked(few, task, task.shots, drawn, len(rows), examples, pool is not rows))
+        elif "few" in settings.shots and (task.shots or settings.shots == ("few",)):
+            missing[few] = "no row has a gold answer to show" if task.shots else "the paper has no such form"
     return asked, missing
 
 
