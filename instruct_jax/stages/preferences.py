@@ -194,6 +194,10 @@ def everyone(config, arena: Arena, prompts: list[Prompt]) -> tuple[dict, dict]:
         contestant = section(config, f"models.{name}", Contestant)
         speaker = arena.open(contestant)
         answers = arena.answers(speaker, contestant, prompts, salt)
+        if not answers:
+            raise InputError(
+                f"config.models.{name}: every prompt has more than sample.max_prompt tokens; raise it, or ask shorter ones"
+            )
         said[name] = {a.prompt.id: (a.prompt, a.sampled) for a in answers}
         if name == config.baseline:
             again = arena.answers(speaker, contestant, prompts, salt + 1000)
