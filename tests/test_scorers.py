@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import statistics
 import sys
 import urllib.error
 
@@ -108,6 +109,24 @@ def test_bleu_of_a_corpus_is_that_of_its_sentences_counts_put_together():
     assert texts.bleu(counts) == pytest.approx(sacrebleu.corpus_bleu(said, [references]).score)
     found = texts.bleu_interval(counts, samples=50)
     assert found["n"] == 3 and found["low"] <= found["mean"] <= found["high"]
+    assert texts.bleu_interval(counts[:1])["low"] is None
+
+
+def test_the_interval_of_bleu_is_as_wide_as_other_draws_of_the_corpus_differ():
+    pytest.importorskip("sacrebleu")
+    words = "the cat sat on a red mat and saw an old dog run home at night".split()
+
+    def sentence(rng):
+        gold = rng.choices(words, k=12)
+        said = [word if rng.random() < 0.8 else rng.choice(words) for word in gold]
+        return texts.bleu_counts(" ".join(said), " ".join(gold))
+
+    drawn = [[sentence(random.Random(f"{corpus} {i}")) for i in range(30)] for corpus in range(40)]
+    spread = statistics.stdev(map(texts.bleu, drawn))
+    reach = [
+        found["high"] - found["low"] for found in (texts.bleu_interval(one, samples=200) for one in drawn[:5])
+    ]
+    assert statistics.mean(reach) == pytest.approx(2 * 1.96 * spread, rel=0.3)
 
 
 class Reply(io.BytesIO):

@@ -49,8 +49,10 @@ def bleu(counts: Sequence[Sequence[int]]) -> float:
 
 
 def bleu_interval(counts: Sequence[Sequence[int]], samples: int = 500, seed: int = 0) -> dict:
-    """{mean, low, high, n}: corpus BLEU with a 95 % bootstrap over sentences."""
+    """{mean, low, high, n}: corpus BLEU with a 95 % bootstrap over sentences; None for the bounds of one alone."""
     rows = np.asarray(counts)
+    if len(rows) < 2:
+        return {"mean": bleu(rows), "low": None, "high": None, "n": len(rows)}
     generator = np.random.default_rng(seed)
     drawn = [bleu(rows[generator.integers(0, len(rows), len(rows))]) for _ in range(samples)]
     low, high = np.percentile(drawn, [2.5, 97.5])
