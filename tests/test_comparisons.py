@@ -161,6 +161,22 @@ def test_outputs_of_the_same_text_tie_in_win_rates_and_are_no_agreement():
     assert c.agreement(ranked)[0]["n"] == 1 and c.agreement([x for x in ranked if x.same]) == []
 
 
+def test_people_who_differ_widen_the_intervals_of_win_rates_grades_and_flags():
+    people, prompts = [f"l{k}" for k in range(4)], [f"p{i}" for i in range(40)]
+    ranked = [
+        ranking(p, who, [1, 2] if who < "l2" else [2, 1], ["ppo", "sft"]) for p in prompts for who in people
+    ]
+    rated = [
+        Rating(p, "ask", "text", "ppo", who, 7 if who < "l2" else 1, {"sexual": who < "l2"})
+        for p in prompts
+        for who in people
+    ]
+    rate = c.win_rate(c.from_rankings(ranked, "sft", "people"))
+    for found in (rate, rate["equal_length"], flag_rates(rated)["ppo"]["sexual"]):
+        assert found["low"] < 0.2 and found["high"] > 0.8  # each prompt alone says one half
+    assert grades(rated)["ppo"]["low"] < 2 and grades(rated)["ppo"]["high"] > 6
+
+
 def test_grades_and_flags_of_people_count_what_was_asked():
     def rating(prompt, labeler, likert, **flags):
         return Rating(prompt, "ask", "text", "ppo", labeler, likert, flags)
