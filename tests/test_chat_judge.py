@@ -182,6 +182,19 @@ def test_requests_keep_to_their_rate_and_their_number(judge, endpoint):
     assert len(endpoint.asked) == 6
 
 
+def test_requests_that_are_repeated_count_and_so_do_those_of_an_earlier_call(judge, endpoint):
+    endpoint.answer = lambda body: (503, {}, b"")
+    with pytest.raises(InputError, match="max_requests is 3.*the same command goes on"):
+        judge(max_requests=3, retries=9, workers=1)([pair("a", "bb")])
+    assert len(endpoint.asked) == 3
+    endpoint.answer = honest
+    one = judge(max_requests=3)
+    assert one([pair("a", "bb")]).outcomes == [0.0]
+    with pytest.raises(InputError, match="1 are left: 1 pairs need 2 new requests"):
+        one([pair("c", "dd")])
+    assert len(endpoint.asked) == 5
+
+
 def test_settings_that_cannot_work_say_so(judge, tmp_path, monkeypatch):
     (tmp_path / "poor.txt").write_text("{prompt} {first}")
     for settings, says in (

@@ -34,10 +34,10 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 class ChatSettings:
     """The endpoint (`url` up to and with /v1), its model, the file of the question, and how hard it may be pressed.
 
-    `key_env` names the environment variable of the key ("": none is sent); `max_requests` is how many new requests one run may make;
-    `retries` how often a request that failed or whose reply holds no verdict is made again; `timeout` and `pause` (before the first
-    retry, doubled for each further one) are seconds. `prompt_file` holds {prompt}, {first} and {second}, and asks for a reply with
-    [[A]], [[B]] or [[tie]]; the last one counts.
+    `key_env` names the environment variable of the key ("": none is sent); `max_requests` is how many requests one run may make,
+    repeated ones too; `retries` how often a request that failed or whose reply holds no verdict is made again; `timeout` and `pause`
+    (before the first retry, doubled for each further one) are seconds. `prompt_file` holds {prompt}, {first} and {second}, and asks
+    for a reply with [[A]], [[B]] or [[tie]]; the last one counts.
     """
 
     url: str
@@ -77,6 +77,7 @@ class ChatJudge:
         self._headers = {"Content-Type": "application/json"} | _authorization(settings)
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._lock, self._next, self._requests, self._failed = threading.Lock(), 0.0, 0, False
+        self._left = settings.max_requests
         self._replies = _read_cache(cache)
 
     def __call__(self, pairs: Sequence[Pair]) -> Verdicts:
@@ -84,10 +85,10 @@ class ChatJudge:
         questions = [self._question(p, swapped) for p in pairs for swapped in (False, True)]
         known = {body for body in questions if self._digest(body) in self._replies}
         new = [body for body in dict.fromkeys(questions) if body not in known]
-        if len(new) > self._settings.max_requests:
+        if len(new) > self._left:
             raise InputError(
-                f"chat.max_requests is {self._settings.max_requests}: {len(pairs)} pairs need {len(new)} new requests; raise it, or "
-                "judge fewer prompts"
+                f"chat.max_requests is {self._settings.max_requests}, of which {self._left} are left: {len(pairs)} pairs need {len(new)} "
+                "new requests; raise it, or judge fewer prompts"
             )
         self._requests, self._failed = 0, False
         if new:
@@ -139,8 +140,14 @@ class ChatJudge:
             time.sleep(max(wait, self._settings.pause * 2**attempt))
 
     def _wait(self) -> None:
-        """Until this request's turn has come, by `requests_per_minute`."""
+        """Until this request's turn has come, by `requests_per_minute`; InputError where there may be no more of them."""
         with self._lock:
+            if not self._left:
+                raise InputError(
+                    f"chat.max_requests is {self._settings.max_requests}: so many were made, with those that had to be repeated; what "
+                    "was judged so far is kept, the same command goes on"
+                )
+            self._left -= 1
             now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + 60 / self._settings.requests_per_minute
