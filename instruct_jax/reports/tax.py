@@ -13,7 +13,8 @@ from instruct_jax.reports.text import THIN, amount, count, number, percent
 
 _ABOUT = (
     "What each model does on the tasks of its pretraining, beside its base model. Runs of one size are pooled: they ask the same items, so "
-    f"their intervals do not shrink for it. Bars are 95{THIN}% intervals. Tasks whose score is a loss or an entropy count downwards."
+    f"their intervals do not shrink for it. Bars are 95{THIN}% intervals. Where less is better (losses, toxicity, the lab's choice "
+    "entropy) tasks count downwards."
 )
 
 
