@@ -119,6 +119,14 @@ def test_completions_are_greedy_text_up_to_the_first_newline(tiny_model, tiny_pa
         assert found[i] == Letters().decode(tokens_R[mask_R]).partition("\n")[0].strip()
 
 
+def test_an_answer_is_its_first_line_and_every_token_with_a_newline_ends_it():
+    assert (
+        answers.first_line(" yes, it is \nQ: and then?\nno") == "yes, it is"
+        and answers.first_line("\nlate") == ""
+    )
+    assert answers.newline_ids(Letters()) == [3]
+
+
 def test_what_does_not_fit_the_context_has_no_answer_and_the_rest_has(tiny_model, tiny_params):
     questions = [
         Continuations("a" * 60, ("b", "c")),
@@ -129,6 +137,12 @@ def test_what_does_not_fit_the_context_has_no_answer_and_the_rest_has(tiny_model
     found = asked(tiny_model, tiny_params, questions, context=50)
     assert found[0] is None and found[2] is None
     assert len(found[1]) == 2 and isinstance(found[3], str)
+    # From an option's last token nothing is predicted, so it may stand one past the context.
+    edges = [Continuations("a" * n, ("b", "c")) for n in (50, 51)] + [
+        Completion("a" * n, 5) for n in (45, 46)
+    ]
+    found = asked(tiny_model, tiny_params, edges, context=50)
+    assert [found[i] is None for i in range(4)] == [False, True, False, True]
 
 
 def test_an_option_without_tokens_is_named():

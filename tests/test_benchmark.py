@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 
 import jax
@@ -250,6 +251,32 @@ def test_a_checkpoint_that_changes_has_other_answers(tmp_path):
     assert before == benchmark.fingerprint(file, "config") != benchmark.fingerprint(file, "other")
     file.write_bytes(b"abcd")
     assert benchmark.fingerprint(file, "config") != before
+    before = benchmark.fingerprint(file, "config")
+    os.utime(file, ns=(1, 1))  # other weights of the same size
+    assert benchmark.fingerprint(file, "config") != before
+
+
+def test_answers_of_one_room_are_not_taken_for_those_of_another(run_folder, tmp_path):
+    mesh = setup.open_mesh(setup.MeshSettings(data=1))
+    paths = []
+    for context in (100, 200, 256, 999):
+        settings = benchmark.BenchmarkSettings(data=("x",), context=context)
+        kept = benchmark.open_subject(str(run_folder), tmp_path, "m", settings, mesh).kept
+        kept.close()
+        paths.append(kept.path)
+    assert len(set(paths)) == 3 and paths[2] == paths[3]  # the model has room for 256
+
+
+def test_rows_of_one_passage_are_drawn_together_for_the_interval():
+    said = [
+        [Scored(-1.0, 1, False), Scored(-2.0, 1, False)],
+        [Scored(-2.0, 1, False), Scored(-1.0, 1, False)],
+    ]
+    one, two = (
+        benchmark.score(asked("sst", 0, rows(2, group), []), said, [0, 0], {}, None) for group in ("p", None)
+    )
+    assert (one["mean"], one["low"], one["items"]) == (0.5, None, 1)
+    assert (two["mean"], two["low"], two["items"]) == (0.5, 0.0, 2)
 
 
 @pytest.mark.parametrize(
