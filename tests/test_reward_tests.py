@@ -131,6 +131,17 @@ def test_no_prompt_of_the_group_left_out_is_trained_on_nor_one_held_out_from_eve
     assert not held[0][0] & held[1][1] and not held[1][0] & held[0][1]
 
 
+@pytest.mark.parametrize(
+    "labelers, held_out, says", [(5, 0.2, "fold 0 has no ranking to train on"), (1, 0.0, "to test its own")]
+)
+def test_a_fold_without_rankings_is_named_before_any_is_trained(labelers, held_out, says):
+    rows = [ranking(f"p{i}", f"l{(i + k) % 5}", [1, 2]) for i in range(50) for k in range(labelers)]
+    parts = [labeler_groups.split(rows, {f"l{k}"}, held_out, seed=0) for k in range(5)]
+    with pytest.raises(InputError, match=says):
+        labeler_groups.check_parts(parts)
+    labeler_groups.check_parts([labeler_groups.split(rows[::labelers], {"l0"}, 0.2, seed=0)])
+
+
 def measured(seed=0):
     generator = np.random.default_rng(seed)
     rows = [ranking(f"p{i}", "l", generator.permutation(3).tolist()) for i in range(40)]

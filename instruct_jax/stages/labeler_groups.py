@@ -62,6 +62,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     rankings = [r for path in settings.rankings for r in read_jsonl(setup.expand(path), Ranking)]
     cases = {p.id: p.use_case for path in settings.prompts for p in read_jsonl(setup.expand(path), Prompt)}
     groups = deal([r.labeler for r in rankings], settings.groups, config.seed)
+    parts = [split(rankings, group, settings.held_out, config.seed) for group in groups]
+    check_parts(parts)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     check_divides(settings.batch_size, mesh, "config.groups.batch_size")
     tokenizer = setup.load_tokenizer(text)
@@ -72,9 +74,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         model, tokenizer, mesh, width=text.max_prompt + text.max_response + 16, batch_size=settings.batch_size
     )
     template, folds, chain = setup.template(text.template, tokenizer), [], Chain(workdir)
-    for number, group in enumerate(groups):
+    for number, (group, (train, outside, inside)) in enumerate(zip(groups, parts, strict=True)):
         folder = workdir / f"fold_{number}"
-        train, outside, inside = split(rankings, group, settings.held_out, config.seed)
 
         def fold(folder=folder, train=train, outside=outside, inside=inside, number=number):
             train_one(config, f"{config.name} fold {number}", train, folder)
@@ -131,6 +132,16 @@ def split(
         return point >= held_out * 2**32
 
     return [r for r in others if kept(r)], outside, [r for r in others if not kept(r)]
+
+
+def check_parts(parts: Sequence[tuple]) -> None:
+    """InputError where a fold has nothing to train or to test on, before the first one is trained."""
+    for number, (train, _, inside) in enumerate(parts):
+        if not train or not inside:
+            raise InputError(
+                f"groups: fold {number} has no ranking {'to test its own labelers on' if train else 'to train on'}: prompts that the group "
+                "left out ranked are not trained on; give rankings whose labelers share fewer prompts, or another groups.held_out"
+            )
 
 
 def train_one(config: ml_collections.ConfigDict, name: str, train: list[Ranking], folder: Path) -> None:
