@@ -17,7 +17,7 @@ from instruct_jax.evaluation.comparisons import agreement, by_score, from_rankin
 from instruct_jax.main import main
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
 from instruct_jax.records import Ranking, read_jsonl, write_jsonl
-from instruct_jax.stages import inference, judging, lab_data, preferences, recipe, setup, states
+from instruct_jax.stages import inference, judging, lab_data, preferences, recipe, setup, states, train_rm
 from instruct_jax.stages.settings import section
 from instruct_jax.text.templates import TEMPLATES
 from instruct_jax.training.checkpoint import Checkpoints
@@ -194,6 +194,34 @@ def test_without_people_judges_are_compared_on_what_was_said_and_what_the_baseli
     answered = found["scores"]["gold"]["prompted"]["n"]
     assert 0 < answered < found["scores"]["gold"]["sft"]["n"]
     assert found["optimisers"]["ppo_ptx"][0]["win"]["gold"]["n"] == answered
+
+
+@pytest.mark.slow
+def test_each_fold_is_trained_without_its_group_and_a_finished_one_not_again(lab, tmp_path, monkeypatch):
+    words = ["red", "blue", "soup", "bread"]
+    rows = [
+        Ranking(f"p{i}", f"list {words[i % 4]} {i}", f"l{i % 4}", words[:3], [1, 2, 3], ["m"] * 3)
+        for i in range(48)
+    ]
+    write_jsonl(tmp_path / "rankings.jsonl", rows)
+    tokenizer = json.loads((lab / "config.json").read_text())["text"]["tokenizer"]
+    given = {"init": lab / "sft", "groups.rankings": f"('{tmp_path / 'rankings.jsonl'}',)", "groups.prompts": "()", "groups.groups": 2,
+             "model.variant": "tiny", "model.context": 112, "data.batch_size": 8, "mesh.data": 1, "text.tokenizer": tokenizer}  # fmt: skip
+    argv = ["main", "--config", "configs/evaluate/labeler_groups.py", "--workdir", str(tmp_path / "run")]
+    argv += [f"--config.{name}={value}" for name, value in given.items()]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "run" / "labeler_groups.json").read_text())
+    assert sorted(name for fold in found["folds"] for name in fold["labelers"]) == ["l0", "l1", "l2", "l3"]
+    for number, fold in enumerate(found["folds"]):
+        trained = read_jsonl(
+            tmp_path / "run" / f"fold_{number}" / "records" / "rankings.train.jsonl", Ranking
+        )
+        assert len(trained) == fold["trained_on"] and not {r.labeler for r in trained} & {*fold["labelers"]}
+        assert fold["outside"]["n"] == 72 and fold["inside"]["n"] == 3 * (24 - len(trained))
+    monkeypatch.setattr(train_rm, "run", lambda *_: pytest.fail("a finished fold was trained again"))
+    assert main(argv) == 0
+    again = json.loads((tmp_path / "run" / "labeler_groups.json").read_text())
+    assert (again["folds"], again["pooled"]) == (found["folds"], found["pooled"])
 
 
 def test_a_reward_model_reads_a_text_to_be_continued_as_the_models_did(lab):
