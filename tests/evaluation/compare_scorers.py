@@ -4,17 +4,20 @@
 
 Its Python has this project's dependencies and `pip install lm-eval sacrebleu rouge-score torchmetrics nltk`. DROP and TruthfulQA's MC2:
 the code of lm-evaluation-harness. SQuAD: torchmetrics (it has no questions without an answer; those are compared with the definition).
+QuAC: its rules for several references, written here over torchmetrics' F1 of two texts.
 BLEU: nltk's corpus BLEU on sacreBLEU's tokens. ROUGE-L: the definition with nltk's stemmer. Entropy: scipy. Exit status 1 on a difference.
 """
 
 import argparse
+import itertools
 import random
 import re
 import sys
 
 import numpy as np
 
-from instruct_jax.evaluation.scorers import choice, drop, squad, texts
+from instruct_jax.data.sources.benchmark_packages import answers_of
+from instruct_jax.evaluation.scorers import choice, drop, quac, squad, texts
 
 WORDS = 'the a an The cat Cat\'s cats running runs blue-green 3 3.0 three 1,000 12-yard U.S. é naïve $5 50% no. not (in) "all" -'.split()
 
@@ -69,6 +72,29 @@ def compare_squad(rng: random.Random) -> tuple:
         for rule in (_compute_exact_match_score, _compute_f1_score)
     ]
     return (squad.exact_match(said, golds), squad.f1(said, golds)), tuple(theirs)
+
+
+def compare_quac(rng: random.Random) -> tuple:
+    """A prediction, or none, against the votes of up to five people: with each of them left out once, the best of the others."""
+    from torchmetrics.functional.text.squad import _compute_f1_score
+
+    none = "CANNOTANSWER"
+    base = phrase(rng, 6, 1)
+    given = [text for text in (near(rng, base, 6) for _ in range(6)) if squad.normalize(text)] or ["word"]
+    votes = [none if rng.random() < 0.3 else rng.choice(given) for _ in range(rng.randint(1, 5))]
+    said = rng.choice((None, rng.choice(given)))
+    spans = [vote for vote in votes if vote != none]
+    golds = [none] if votes.count(none) >= len(spans) else spans
+
+    def alike(one, golds):
+        return max(float(_compute_f1_score(one, gold)) for gold in golds)
+
+    others = list(itertools.combinations(golds, max(len(golds) - 1, 1)))
+    theirs = float(np.mean([alike(said or none, some) for some in others]))
+    left = [golds[:i] + golds[i + 1 :] for i in range(len(golds))]
+    human = float(np.mean([alike(gold, rest) for gold, rest in zip(golds, left)])) if len(golds) > 1 else 1.0
+    mine = answers_of(votes)
+    return (quac.agreement(mine), quac.f1(said, mine)), (human, theirs)
 
 
 def compare_bleu(rng: random.Random) -> tuple:
@@ -129,7 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=2000)
     cases, failed = parser.parse_args().cases, 0
-    for compare in (compare_drop, compare_squad, compare_bleu, compare_rouge, compare_choice):
+    for compare in (compare_drop, compare_squad, compare_quac, compare_bleu, compare_rouge, compare_choice):
         worst, between = 0.0, 0
         for case in range(cases):
             mine, theirs = compare(random.Random(f"{compare.__name__} {case}"))
