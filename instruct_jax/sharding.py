@@ -150,9 +150,9 @@ def batch_devices(mesh) -> int:
 def check_divides(batch: int, mesh: Mesh, field: str = "") -> None:
     """Raises InputError unless `batch` rows, those of `field`, divide over the mesh, naming batch sizes that would."""
     rows = batch_devices(mesh)
-    if batch % rows:
-        lower, upper = batch // rows * rows, -(-batch // rows) * rows
-        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+    if batch < 1 or batch % rows:
+        lower, upper = batch // rows * rows, max(-(-batch // rows), 1) * rows
+        nearest = f"{lower} or {upper}" if lower > 0 else f"{upper}"
         raise InputError(
             f"{field}{field and ': '}a batch of {batch} rows does not divide over mesh.data x mesh.fsdp = {mesh.shape['data']} x "
             f"{mesh.shape['fsdp']} = {rows} devices: use a batch of {nearest}, or another mesh"

@@ -200,7 +200,9 @@ def test_settings_that_cannot_work_say_so(judge, tmp_path, monkeypatch):
     for settings, says in (
         (dict(key_env="NO_SUCH_KEY"), "NO_SUCH_KEY is not set"), (dict(url="host/v1"), "https://host/v1"),
         (dict(url="http://far.example/v1"), "in the clear"), (dict(prompt_file=str(tmp_path / "none.txt")), "none.txt"),
-        (dict(prompt_file=str(tmp_path / "poor.txt")), r"lacks \{second\}"),
+        (dict(prompt_file=str(tmp_path / "poor.txt")), r"lacks \{second\}"), (dict(workers=0), "chat.workers is 0"),
+        (dict(retries=-1), "chat.retries is -1"), (dict(requests_per_minute=0.0), "chat.requests_per_minute is 0.0"),
+        (dict(timeout=float("nan")), "chat.timeout is nan"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=says):
             judge(**settings)

@@ -245,6 +245,7 @@ def test_a_reward_model_reads_a_text_to_be_continued_as_the_models_did(lab):
     ("--config.optimisers.n=(1, 5)", "config.optimisers.n holds 5"), ("--config.optimisers.n=(0,)", "holds 0"),
     ("--config.baseline=gpt", "none of config.models"), ("--config.optimisers.chooser=nobody", "name a judge that scores"),
     ("--config.judges.gold.lab=", "exactly one of lab"), ("--config.sample.max_prompt=200", "leaves room for"),
+    ("--config.sample.batch_size=0", "config.sample.batch_size: a batch of 0"), ("--config.prompts.count=-1", "count -1"),
     ("--config.sample.max_prompt=1", "config.models.exported: every prompt has more than"),
     ("--config.judges.reward_model.reward_model={lab}/sft", "is a language model"),
     ("--config.judges.gold.lab={lab}/sft", "no config.json"),

@@ -111,6 +111,8 @@ def test_labelers_are_dealt_evenly_each_to_one_group_and_another_seed_deals_othe
     assert sorted(name for group in groups for name in group) == [f"l{i}" for i in range(8)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2, 2]
     assert groups == labeler_groups.deal(labelers, 5, seed=0) != labeler_groups.deal(labelers, 5, seed=1)
+    with pytest.raises(InputError, match="groups.groups is 0"):
+        labeler_groups.GroupSettings((), groups=0)
     with pytest.raises(InputError, match="8 labelers"):
         labeler_groups.deal(labelers, 9, seed=0)
 

@@ -147,6 +147,9 @@ def test_batches_that_do_not_divide_name_the_numbers_and_the_way_out(mesh):
         check_divides(6, mesh)
     with pytest.raises(InputError, match="use a batch of 4, or another mesh"):
         check_divides(1, mesh)
+    for none in (0, -4):
+        with pytest.raises(InputError, match="use a batch of 4,"):
+            check_divides(none, mesh)
 
 
 def test_rows_whose_tokens_do_not_divide_name_the_numbers_and_the_way_out():

@@ -53,6 +53,13 @@ class ChatSettings:
     max_tokens: int = 512
     temperature: float = 0.0
 
+    def __post_init__(self):
+        lowest = {"max_requests": 0, "requests_per_minute": 1e-3, "workers": 1, "timeout": 1e-3, "retries": 0, "pause": 0, "max_tokens": 1,
+                  "temperature": 0}  # fmt: skip
+        for name, least in lowest.items():
+            if not getattr(self, name) >= least:
+                raise InputError(f"chat.{name} is {getattr(self, name)}: it must be at least {least}")
+
 
 @dataclass(frozen=True)
 class Verdicts:

@@ -43,6 +43,12 @@ class GroupSettings:
     held_out: float = 0.15
     batch_size: int = 64
 
+    def __post_init__(self):
+        if self.groups < 2:
+            raise InputError(
+                f"groups.groups is {self.groups}: one is left out and the others are trained on, so there are at least 2"
+            )
+
 
 def check(config: ml_collections.ConfigDict) -> None:
     """InputError for a field that is wrong in itself; reads no data and asks for no device."""

@@ -49,6 +49,12 @@ class PromptSettings:
     styles: dict[str, str] = dataclasses.field(default_factory=dict)
     pages: bool = False
 
+    def __post_init__(self):
+        if not self.files or (self.count is not None and self.count < 1):
+            raise InputError(
+                f"prompts: files is {self.files}, count {self.count}: name a file, and a count of at least 1 or None"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class PeopleSettings:
