@@ -187,6 +187,12 @@ def test_drop_asks_of_a_passage_and_reads_every_published_answer(tmp_path):
     hub["answers_spans"] = {"spans": ["5", "five", "5"], "types": ["number", "span", "number"]}
     [row] = rows_of("drop", [hub], tmp_path)
     assert row["answers"] == [("5",), ("five",)] and row["group"] == "s"
+    [hidden] = rows_of("drop", [hub | {"answers_spans": {"spans": [], "types": []}}], tmp_path)
+    assert (
+        not TABLE["drop"].example(hidden)
+        and TABLE["drop"].score(hidden, "5") == {}
+        and TABLE["drop"].example(row)
+    )
     (tmp_path / "drop.json").write_text(json.dumps(DROP, indent=2))
     assert benchmarks.read(str(tmp_path / "drop.json"), "drop") == rows_of("drop", [DROP], tmp_path)
 

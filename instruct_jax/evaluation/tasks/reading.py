@@ -31,6 +31,8 @@ def ask_drop(row: Row, examples: Sequence[Row]) -> Completion:
 
 def score_drop(row: Row, answer: str) -> Values:
     """The official F1 and exact match."""
+    if not row["answers"]:
+        return {}
     exact, f1 = drop.score(answer, row["answers"])
     return {"f1": f1, "exact_match": exact}
 
@@ -103,7 +105,7 @@ def _words(text: str) -> str:
 
 
 TASKS = {
-    "drop": Task("drop", ask_drop, score_drop, shots=4),
+    "drop": Task("drop", ask_drop, score_drop, shots=4, example=lambda row: row["answers"]),
     "quac": Task("quac", ask_quac, score_quac, shots=2),
     "squad2": Task("squad2", ask_squad, score_squad, shots=4),
     "wsc": Task("wsc", ask_wsc, score_wsc, shots=15, example=lambda row: row["label"]),
