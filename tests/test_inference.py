@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import make_mesh
+from instruct_jax.stages import inference
 from instruct_jax.stages.inference import (
     Sampled,
     _by_width,
@@ -126,12 +127,23 @@ def test_rows_are_scored_in_few_widths_and_come_back_in_their_order():
     model, rng = Summing(), np.random.default_rng(0)
     score = make_scorer(model, Lists(), make_mesh(devices=jax.devices()[:1]), width=40, batch_size=4)
     lengths = rng.integers(1, 39, 100)
-    rows = [("1", str(n), bool(n % 2)) for n in lengths]
+    rows = [("1".zfill(i + 1), str(n), bool(n % 2)) for i, n in enumerate(lengths)]
     expected = [7 * (1 + n) + 2 * (n % 2) for n in lengths]
     np.testing.assert_array_equal(score({}, rows, None), expected)
     np.testing.assert_array_equal(score({}, rows, None), expected)
     assert sorted(model.shapes) == [(4, 15), (4, 25), (4, 40)]
     np.testing.assert_array_equal(score({}, [("1", "99", True)], None), [7 * 40])  # cut, as ever
+
+
+def test_equal_rows_are_scored_once(monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        inference, "right_padded", lambda ids, *given: scored.extend(ids) or right_padded(ids, *given)
+    )
+    score = make_scorer(Summing(), Lists(), make_mesh(devices=jax.devices()[:1]), width=40, batch_size=4)
+    rows = [("1", "3", True), ("1", "5", False), ("1", "3", True), ("1", "3", False)]
+    np.testing.assert_array_equal(score({}, rows, None), [30, 42, 30, 28])
+    assert len(scored) == 3
 
 
 class Spelled:

@@ -10,7 +10,7 @@ import numpy as np
 
 from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.models.transformer import PolicyModel, ScalarModel
-from instruct_jax.sharding import check_divides, fetch
+from instruct_jax.sharding import batch_devices, check_divides, fetch
 from instruct_jax.stages import inference, setup
 from instruct_jax.stages.settings import section
 
@@ -84,10 +84,11 @@ class Bench:
         where there is none, EOS."""
         first = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
         ids = [[first, *row][:length] for row in self.tokenizer.encode_batch(documents)]
-        found = []
-        for start in range(0, len(ids), self.batch_size):
-            chosen = ids[start : start + self.batch_size]
-            rows = inference.right_padded(chosen, self.batch_size, length, self.tokenizer.pad_id)
+        found, devices = [], batch_devices(self.mesh)
+        size = min(self.batch_size, -(-len(ids) // devices) * devices)
+        for start in range(0, len(ids), size):
+            chosen = ids[start : start + size]
+            rows = inference.right_padded(chosen, size, length, self.tokenizer.pad_id)
             nats_B, tokens_B = self._nll(params, *setup.put(rows, self.mesh))
             found += zip(fetch(nats_B).tolist(), fetch(tokens_B).tolist(), strict=True)
         return found[: len(ids)]

@@ -5,6 +5,7 @@ The only stage that can reach the gold judge.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from instruct_jax.data.lab.labelers import common_view
 from instruct_jax.data.lab.prefixes import PREFIXES
 from instruct_jax.evaluation import reward_models, winrate
 from instruct_jax.evaluation.winrate import Judged
-from instruct_jax.records import Ranking, read_jsonl
+from instruct_jax.records import Prompt, Ranking, read_jsonl
 from instruct_jax.stages import inference, lab_tasks, setup
 from instruct_jax.stages.bench import Bench, Contender
 from instruct_jax.stages.lab_data import Lab, LabSettings, make_lab
@@ -96,12 +97,14 @@ def gold_judge(lab: Lab) -> Callable[[str, str, bool], gold.Verdict]:
     return verdict
 
 
-def judge(bench: LabBench, model: str, prompts, sampled, reward) -> list[Judged]:
-    """Responses with the gold verdict and the reward model's score."""
-    rows = [(p.text, s.text, s.finished) for p, s in zip(prompts, sampled, strict=True)]
-    scores = bench.models.score(reward, rows, bench.models.plain)
+def judge(bench: LabBench, said: Sequence[tuple[str, Prompt, inference.Sampled]], reward) -> list[Judged]:
+    """Responses of (model, prompt, sampled) with the gold verdict and the reward model's score: all at once, so that short ones
+    fill batches of their own."""
+    scores = bench.models.score(
+        reward, [(p.text, s.text, s.finished) for _, p, s in said], bench.models.plain
+    )
     judged, judge_one = [], gold_judge(bench.lab)
-    for prompt, s, score in zip(prompts, sampled, scores, strict=True):
+    for (model, prompt, s), score in zip(said, scores, strict=True):
         task = bench.lab.tasks[prompt.id]
         verdict = judge_one(prompt.id, s.text, s.finished)
         judged.append(
@@ -116,7 +119,7 @@ def judge_models(
 ) -> tuple[list[Judged], dict[str, float]]:
     """Every contender on the prompts, and the KL of each from the reference where it has the plain template."""
     texts = [p.text for p in prompts]
-    judged, kl = [], {}
+    said, kl = [], {}
     reference = bench.models.load(contenders["reference"])
     for i, (name, contender) in enumerate(contenders.items()):
         if name == "reference":
@@ -124,33 +127,37 @@ def judge_models(
         params = bench.models.load(contender)
         own = bench.answerable(contender, prompts)
         sampled = bench.respond(contender, params, [p.text for p in own], i)
-        judged += judge(bench, name, own, sampled, reward)
+        said += [(name, *both) for both in zip(own, sampled, strict=True)]
         if name == "sft":
-            judged += judge(
-                bench, "sft_again", prompts, bench.respond(contender, params, texts, 1000), reward
-            )
+            again = bench.respond(contender, params, texts, 1000)
+            said += [("sft_again", *both) for both in zip(prompts, again, strict=True)]
         if not (contender.prefix or contender.raw):
             kl[name] = float(
                 np.mean(bench.models.kl(params, reference, texts, sampled, bench.settings.temperature))
             )
-    return judged, kl
+    return judge(bench, said, reward), kl
 
 
 def training_curve(bench: LabBench, curve: Curve, reference, reward) -> list[dict]:
     """Gold score, reward-model score and KL of the policy at every kept checkpoint of a PPO run, on validation prompts:
     whoever chooses settings by these curves leaves the test prompts untouched."""
     prompts = bench.lab.sets["ppo_valid"][: bench.settings.curve_prompts]
-    texts, points = [p.text for p in prompts], []
+    texts, said, kl = [p.text for p in prompts], {}, {}
     for step in setup.checkpoint_steps(curve.folder):
         contender = Contender(curve.folder, curve.subtree, step)
         params = bench.models.load(contender)
-        sampled = bench.respond(contender, params, texts, 77)
-        judged = judge(bench, "point", prompts, sampled, reward)
+        said[step] = bench.respond(contender, params, texts, 77)
+        kl[step] = bench.models.kl(params, reference, texts, said[step], bench.settings.temperature)
+    every = [("", *both) for sampled in said.values() for both in zip(prompts, sampled, strict=True)]
+    judged = iter(judge(bench, every, reward))
+    points = []
+    for step in said:
+        own = [*itertools.islice(judged, len(prompts))]
         points.append({
             "episodes": step * curve.batch_size,
-            "kl": float(np.mean(bench.models.kl(params, reference, texts, sampled, bench.settings.temperature))),
-            "gold": winrate.interval([j.gold for j in judged]),
-            "rm": winrate.interval([j.rm_score for j in judged]),
+            "kl": float(np.mean(kl[step])),
+            "gold": winrate.interval([j.gold for j in own]),
+            "rm": winrate.interval([j.rm_score for j in own]),
         })  # fmt: skip
     return points
 
@@ -162,15 +169,17 @@ def judge_reward_model(bench: LabBench, records: Path, reward) -> dict:
         ("training_labelers", "valid"), ("heldout_labelers", "valid_heldout"),
         ("training_second", "valid_second"), ("heldout_second", "valid_heldout_second"))}  # fmt: skip
     result = {"rm_accuracy": {}, "rm_accuracy_both_decided": {}, "rm_ceiling": {}}
+    asked = pools["training_labelers"] + pools["heldout_labelers"]
+    flat = bench.models.score(
+        reward,
+        [(r.prompt, c, f) for r in asked for c, f in zip(r.completions, r.finished)],
+        bench.models.plain,
+    )
+    scored = iter(np.split(flat, np.cumsum([len(r.completions) for r in asked])[:-1]))
     for pool, second in (("training_labelers", "training_second"), ("heldout_labelers", "heldout_second")):
         rows = pools[pool]
-        flat = bench.models.score(
-            reward,
-            [(r.prompt, c, f) for r in rows for c, f in zip(r.completions, r.finished)],
-            bench.models.plain,
-        )
-        ends = np.cumsum([len(r.completions) for r in rows])[:-1]
-        scores, ranks, ids = np.split(flat, ends), [r.ranks for r in rows], [r.prompt_id for r in rows]
+        scores = [*itertools.islice(scored, len(rows))]
+        ranks, ids = [r.ranks for r in rows], [r.prompt_id for r in rows]
         result["rm_accuracy"][pool] = reward_models.ranking_accuracy(scores, ranks, ids)
         others = [r.ranks for r in pools[second]]
         result["rm_accuracy_both_decided"][pool] = reward_models.ranking_accuracy(scores, ranks, ids, others)

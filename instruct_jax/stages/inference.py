@@ -151,13 +151,14 @@ def make_logprobs(
 def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, batch_size: int) -> Callable:
     """score(params, rows, template) → f32[n] for rows of (prompt, response, finished); the score at the last token.
 
-    Rows of like length are scored together, in at most three widths, each compiled once."""
+    Rows of like length are scored together, in at most three widths, each compiled once; equal rows are scored once."""
 
     @jax.jit
     def scores(params, tokens_BT, mask_BT):
         return last_scores(model.apply({"params": params}, tokens_BT, mask_BT.astype(np.int32)), mask_BT)
 
     def score(params, rows: Sequence[tuple[str, str, bool]], template: Template) -> np.ndarray:
+        asked, rows = rows, list(dict.fromkeys(rows))
         prompts = tokenizer.encode_prompts(template, [p for p, _, _ in rows])
         responses = tokenizer.encode_batch([r for _, r, _ in rows])
         ids = [
@@ -173,7 +174,8 @@ def make_scorer(model: ScalarModel, tokenizer: Tokenizer, mesh, *, width: int, b
         found = np.zeros(len(ids), np.float32)
         for chosen, scores_B in pending:
             found[chosen] = fetch(scores_B)[: len(chosen)]
-        return found
+        at = {row: i for i, row in enumerate(rows)}
+        return found[[at[row] for row in asked]]
 
     return score
 

@@ -47,14 +47,14 @@ def evaluate(bench, contenders: dict, documents: list[str]) -> dict:
     """Scores of every contender on every task, as the report wants them; `bench` is the evaluation's."""
     tasks = items(bench.lab.world, bench.settings.task_items)
     sample = bench.models.sampler(bench.settings.max_prompt, ANSWER_TOKENS, 0.0)
-    rows = []
+    asked = [(f"{task}-{i}", template.render(prompt), right) for task, found in tasks.items()
+             for i, (template, prompt, right) in enumerate(found)]  # fmt: skip
+    prompts, rows = [prompt for _, prompt, _ in asked], []
     for model, contender in contenders.items():
         params = bench.models.load(contender)
-        for task, asked in tasks.items():
-            prompts = [template.render(prompt) for template, prompt, _ in asked]
-            answers = sample(params, prompts, Template("", ""), jax.random.key(0))
-            for i, (answer, (_, _, right)) in enumerate(zip(answers, asked, strict=True)):
-                rows.append(TaskRow(model, task, f"{task}-{i}", _right(answer.text, right), "accuracy"))
+        answers = sample(params, prompts, Template("", ""), jax.random.key(0))
+        for (name, _, right), answer in zip(asked, answers, strict=True):
+            rows.append(TaskRow(model, name.rpartition("-")[0], name, _right(answer.text, right), "accuracy"))
         rows += _choices(bench, model, params)
         shown, length = documents[: bench.settings.task_items], bench.models.policy.config.context
         losses = bench.models.document_losses(params, shown, length)
