@@ -104,24 +104,18 @@ def test_scores_are_found_wherever_a_run_leaves_them(tmp_path):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
 
 
-def test_a_sweep_is_drawn_with_its_reference_and_says_what_is_missing(tmp_path):
-    def at(coefficient, mean):
-        value = {
-            "mean": mean,
-            "low": mean - 0.1,
-            "high": mean + 0.1,
-            "n": 3,
-            "each": [mean - 0.05, mean, mean + 0.05],
-        }
-        return {
-            "overrides": {"ppo.ptx_coef": coefficient},
-            "trials": ["a"],
-            "done": 3,
-            "values": {"recall": value, "reward": value},
-        }
+def setting(mean, **overrides):
+    each = [mean - 0.05, mean, mean + 0.05]
+    value = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 3, "each": each}
+    overrides = {f"ppo.{name}": one for name, one in overrides.items()}
+    return {"overrides": overrides, "trials": ["a"], "done": 3, "values": {"recall": value, "reward": value}}
 
+
+def test_a_sweep_is_drawn_with_its_reference_and_says_what_is_missing(tmp_path):
     sweep = {
-        "sweep": "ptx.py", "axes": ["ppo.ptx_coef"], "settings": [at(0.0, 0.3), at(0.1, 0.5), at(5.0, 0.9)], "trials": 12,
+        "sweep": "ptx.py", "axes": ["ppo.ptx_coef"],
+        "settings": [setting(0.3, ptx_coef=0.0), setting(0.5, ptx_coef=0.1), setting(0.9, ptx_coef=5.0)],
+        "trials": 12,
         "metrics": {"recall": {"better": "max", "label": "recall"}, "reward": {"better": "max", "label": "reward"}},
         "references": {"recall": {"name": "base/recall", "mean": 0.95}}, "missing": [{"name": "x"}],
     }  # fmt: skip
@@ -140,6 +134,25 @@ def test_a_sweep_is_drawn_with_its_reference_and_says_what_is_missing(tmp_path):
             runs=runs,
             sweeps={"ptx": {"path": str(tmp_path), "title": "x", "metrics": ("recal",)}},
         )
+
+
+def test_the_curves_of_a_sweep_are_named_once_and_inside_the_picture():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    metrics = {name: {"better": "max", "label": name} for name in ("recall", "reward")}
+    settings = [setting(0.5, kl_coef=kl, ptx_coef=ptx) for kl in (0.0, 0.1) for ptx in (0.0, 0.5)]
+    data = {
+        "axes": ["ppo.kl_coef", "ppo.ptx_coef"],
+        "settings": settings,
+        "metrics": metrics,
+        "shown": [*metrics],
+        "references": {},
+    }
+    chart = report.draw_sweep(data)
+    (legend,) = [axes.get_legend() for axes in chart.axes if axes.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["ptx_coef = 0.0", "ptx_coef = 0.5"]
+    box = legend.get_window_extent(FigureCanvasAgg(chart).get_renderer())
+    assert 0 <= box.x0 and box.x1 <= chart.bbox.x1 and box.y1 <= chart.bbox.y1
 
 
 @pytest.mark.parametrize("content, says", [

@@ -134,6 +134,8 @@ def _draw(data: dict, metric: str):
     for place, field in enumerate(axes):
         box = (0.145, 1 - (place + 1) * 3.1 / height + 0.62 / height, 0.83, 2.15 / height)
         panel(figure.add_axes(box), data, metric, field, drawn)
+    if drawn.keys() != {""}:
+        legend(figure.axes[0], 3)
     return figure
 
 
@@ -164,18 +166,15 @@ def panel(axes, data: dict, metric: str, field: str, drawn: dict) -> None:
     if len(places) <= 12:
         order = sorted(places.items(), key=lambda item: item[1])
         axes.set_xticks([place for _, place in order], [name for name, _ in order])
-    if drawn.keys() != {""}:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 1.0),
-            ncols=3,
-            frameon=False,
-            fontsize=8.5,
-            borderaxespad=0.1,
-        )
     axes.set_xlabel(field)
     axes.set_ylabel(data["metrics"][metric]["label"])
     axes.grid(axis="y", color=RULE, lw=0.6)
+
+
+def legend(axes, columns: int) -> None:
+    """The curves' names above the left end of `axes`."""
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.1}
+    axes.legend(ncols=columns, frameon=False, fontsize=8.5, **place)
 
 
 def _curve(axes, points: list, name: str, tint: str, marker: str) -> None:

@@ -216,7 +216,7 @@ def draw_sweep(data: dict):
     """A panel a metric, two across, over the sweep's first axis."""
     from matplotlib.figure import Figure
 
-    shown, inch = data["shown"], 2.5
+    shown, drawn, inch = data["shown"], sweeps.curves(data), 2.5
     lines = math.ceil(len(shown) / 2)
     chart = Figure(figsize=(WIDTH * 1.25, inch * lines))
     for place, metric in enumerate(shown):
@@ -228,8 +228,10 @@ def draw_sweep(data: dict):
             (inch - 0.95) / (inch * lines),
         )
         axes = chart.add_axes(box)
-        sweeps.panel(axes, data, metric, data["axes"][0] if data["axes"] else "seed", sweeps.curves(data))
+        sweeps.panel(axes, data, metric, data["axes"][0] if data["axes"] else "seed", drawn)
         axes.set_title("")
         axes.tick_params(labelsize=8)
         axes.grid(axis="y", color=RULE, lw=0.6)
+    if drawn.keys() != {""}:
+        sweeps.legend(chart.axes[0], 6)
     return chart
