@@ -9,6 +9,7 @@ input leaves, and Ctrl-C stops the answer. --file holds one prompt a line; each 
 whether the response ended by itself. Exit status: 0 done, 2 bad input, 130 Ctrl-C outside a talk, 141 whoever read the answers left.
 """
 
+import codecs
 import contextlib
 import io
 import json
@@ -91,9 +92,10 @@ def run(values: flags.FlagValues) -> None:
         sampling = replace(sampling, max_new_tokens=min(128, speaker.model.config.context // 2))
     talk, key = chat.Talker(speaker, sampling), jax.random.key(values.seed)
     if prompts:
+        ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
         for prompt, response, finished in chat.answers(talk, speaker, prompts, key):
             row = {"prompt": prompt, "response": response, "finished": finished}
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print(json.dumps(row, ensure_ascii=ascii_only), flush=True)
         return
 
     def say(messages: list[dict[str, str]], turn: int) -> str:

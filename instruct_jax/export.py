@@ -60,7 +60,8 @@ def run(values: flags.FlagValues) -> None:
     opened = setup.open_model(values.model)
     tokenizer = setup.load_tokenizer(setup.TextSettings(opened.tokenizer, opened.template, 1, 1))
     if opened.template != "chat":  # a run's own, whatever came with its tokenizer
-        tokenizer.chat_template = as_jinja(setup.template(opened.template, tokenizer))
+        own = setup.template(opened.template, tokenizer)
+        tokenizer.chat_template = as_jinja(own, begins=tokenizer.bos_id is not None)
     params = opened.load(setup.open_mesh(setup.MeshSettings()))
     write = export_reward if opened.scalar else export_policy
     write(params, opened.config, values.out, dtype=values.dtype, special_ids=special_ids(tokenizer),

@@ -54,6 +54,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, 
         )
     types = (AxisType.Auto,) * len(AXES)
     slices = Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(slices) > 1 and devices[0].platform != "tpu":  # GPU nodes call themselves slices
+        return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=types)
     if len(slices) > 1:
         return Mesh(_over_slices(sizes, devices, slices), AXES, axis_types=types)
     try:

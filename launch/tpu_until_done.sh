@@ -104,7 +104,7 @@ until_done() {
     attempt || status=$?
     if ((status != again && status != full)); then break; fi
     if ((SECONDS - started > 60 + 10 * poll)); then short=0 failed=0; else short=$((short + 1)); fi
-    if ((short > 0 && status == again)); then failed=$((failed + 1)); fi
+    if ((status == full)); then failed=0; elif ((short > 0)); then failed=$((failed + 1)); fi
     if ((failed == 10)); then
       complain "gave up after 10 short attempts in a row; see: $(hint logs)"
       return 1

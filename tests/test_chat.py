@@ -261,6 +261,14 @@ def test_bytes_that_are_no_text_end_no_talk(run_folder, monkeypatch, capsys):
     assert "--prompt is not text in UTF-8" in capsys.readouterr().err
 
 
+def test_a_file_is_answered_in_ascii_where_the_terminal_is_not_of_utf_8(run_folder, tmp_path, monkeypatch):
+    (tmp_path / "p.txt").write_text("red \u4e2d\n", encoding="utf-8")
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, "latin-1"))
+    assert command(run_folder, f"--file={tmp_path / 'p.txt'}") == 0
+    assert json.loads(shown.getvalue())["prompt"] == "red \u4e2d"
+
+
 def test_a_reader_that_leaves_is_no_traceback(run_folder, monkeypatch):
     read, write = os.pipe()
     os.close(read)

@@ -150,9 +150,11 @@ def test_other_tools_frame_a_talk_as_the_run_was_trained(run_folder, tmp_path):
         dict(role=role, content=said) for role, said in (("user", "a"), ("assistant", "b"), ("user", "c"))
     ]
     for name in ("plain", "instruction"):
-        there.chat_template = as_jinja(TEMPLATES[name])
+        there.chat_template = as_jinja(TEMPLATES[name], begins=False)
         assert chat.ids_of(there, "chat", talk) == chat.ids_of(plain, name, talk)
-    assert render(as_jinja(TEMPLATES["plain"]), talk[:2], {"eos_token": "</s>"}) == "a\nb</s>"
+    named = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert render(as_jinja(TEMPLATES["plain"], begins=False), talk[:2], named) == "a\nb</s>"
+    assert render(as_jinja(TEMPLATES["plain"], begins=True), talk, named) == "<s>a\nb\nc\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Model calls on text: how prompts are dealt into batches of few shapes."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from instruct_jax.algorithms.decode import SamplingConfig
 from instruct_jax.errors import InputError
 from instruct_jax.sharding import make_mesh
 from instruct_jax.stages import inference
+from instruct_jax.stages.bench import Bench
 from instruct_jax.stages.inference import (
     Sampled,
     _by_width,
@@ -144,6 +147,12 @@ def test_equal_rows_are_scored_once(monkeypatch):
     rows = [("1", "3", True), ("1", "5", False), ("1", "3", True), ("1", "3", False)]
     np.testing.assert_array_equal(score({}, rows, None), [30, 42, 30, 28])
     assert len(scored) == 3
+
+
+def test_no_document_has_no_loss():
+    bench = SimpleNamespace(batch_size=4, mesh=make_mesh(devices=jax.devices()[:2], data=2), tokenizer=SimpleNamespace(
+        bos_id=None, eos_id=2, encode_batch=lambda texts: []))  # fmt: skip
+    assert Bench.document_losses(bench, {}, [], 8) == []
 
 
 class Spelled:

@@ -247,6 +247,7 @@ def test_a_reward_model_reads_a_text_to_be_continued_as_the_models_did(lab):
     ("--config.judges.gold.lab=", "exactly one of lab"), ("--config.sample.max_prompt=200", "leaves room for"),
     ("--config.sample.batch_size=0", "config.sample.batch_size: a batch of 0"), ("--config.prompts.count=-1", "count -1"),
     ("--config.sample.max_prompt=1", "config.models.exported: every prompt has more than"),
+    ("--config.sample.continued=('customer', 'customer-gpt3')", "optimisers"),
     ("--config.judges.reward_model.reward_model={lab}/sft", "is a language model"),
     ("--config.judges.gold.lab={lab}/sft", "no config.json"),
     ("--config.models.prompted.prefix_file={lab}/config.json", "lacks {prompt}"),
@@ -263,11 +264,14 @@ def test_a_judge_of_a_lab_refuses_prompts_that_are_not_its_own(lab, tmp_path):
         judge.score([("elsewhere", "ask", "answer", True)])
 
 
-def test_two_prompts_of_one_id_are_refused(lab, tmp_path):
+def test_no_prompt_and_two_of_one_id_are_refused(lab, tmp_path):
     shutil.copy(lab / "prompts.jsonl", tmp_path / "twice.jsonl")
     settings = preferences.PromptSettings((str(lab / "prompts.jsonl"), str(tmp_path / "twice.jsonl")))
     with pytest.raises(InputError, match="same id"):
         preferences.read_prompts(settings, 0)
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(InputError, match="prompts.files: no prompt is in .*none.jsonl"):
+        preferences.read_prompts(preferences.PromptSettings((str(tmp_path / "none.jsonl"),)), 0)
     chosen = preferences.read_prompts(
         preferences.PromptSettings((str(lab / "prompts.jsonl"),), count=5, pages=True), 0
     )

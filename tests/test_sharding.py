@@ -212,9 +212,19 @@ def test_meshes_that_do_not_fit_are_refused(mesh):
         param_shardings({"embed": {"tokens": jnp.zeros((5, 4))}}, mesh)
 
 
+def test_gpu_nodes_that_call_themselves_slices_may_hold_any_axis():
+    class Gpu(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    there = [Gpu(slice_index=i // 4, platform="gpu", device_kind="H100") for i in range(8)]
+    assert make_mesh(fsdp=8, devices=there).devices.ravel().tolist() == there
+
+
 @pytest.mark.parametrize("data, held", [(1, (4, 4)), (3, (4, 4)), (2, (4, 2))])
 def test_of_several_slices_data_must_take_equal_parts(data, held):
-    there = [SimpleNamespace(slice_index=i) for i, count in enumerate(held) for _ in range(count)]
+    there = [
+        SimpleNamespace(slice_index=i, platform="tpu") for i, count in enumerate(held) for _ in range(count)
+    ]
     rest = len(there) // data
     with pytest.raises(
         InputError, match=f"mesh.data is {data}, but .* of 2 TPU slices .*: make mesh.data a multiple of 2"

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from instruct_jax.errors import InputError
+from instruct_jax.stages import setup
 from instruct_jax.text.gguf import gguf_tokenizer
 from instruct_jax.text.loading import load_tokenizer
 from instruct_jax.text.templates import TEMPLATES, Template
@@ -177,8 +178,12 @@ def test_tokens_that_the_chat_template_needs_and_the_sentencepiece_model_lacks_a
     assert load_tokenizer(tmp_path).chat_template == config["chat_template"]
     config["chat_template"] = "<|im_start|>user"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"lacks '<\|im_start\|>'.*save a tokenizer.json"):
-        load_tokenizer(tmp_path)
+    lacking = load_tokenizer(tmp_path)
+    assert setup.template("plain", lacking) == TEMPLATES["plain"]
+    with pytest.raises(
+        InputError, match=r"uses '<\|im_start\|>', which tokenizer.model lacks.*save a tokenizer.json"
+    ):
+        setup.template("chat", lacking)
 
 
 def gguf_of(bpe, **more):

@@ -93,9 +93,12 @@ class ChatJudge:
         known = {body for body in questions if self._digest(body) in self._replies}
         new = [body for body in dict.fromkeys(questions) if body not in known]
         if len(new) > self._left:
+            most = self._settings.max_requests
+            way = "raise it, or judge fewer prompts"
+            if len(new) <= most:
+                way = "what was judged so far is kept, the same command goes on"
             raise InputError(
-                f"chat.max_requests is {self._settings.max_requests}, of which {self._left} are left: {len(pairs)} pairs need {len(new)} "
-                "new requests; raise it, or judge fewer prompts"
+                f"chat.max_requests is {most}, of which {self._left} are left: {len(pairs)} pairs need {len(new)} new requests; {way}"
             )
         self._requests, self._failed = 0, False
         if new:

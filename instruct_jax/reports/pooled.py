@@ -33,7 +33,8 @@ def pooled_page(summaries: list[dict]) -> str:
     """The page of these summaries (summary.json of one study each)."""
     summaries = sorted(summaries, key=lambda s: s["seed"])
     seeds = ", ".join(str(s["seed"]) for s in summaries)
-    parts = [f"# The lab study, seeds {seeds}\n", _models(summaries), _reward_model(summaries), _tasks(summaries),
+    spread = "Intervals are over prompts, of these runs alone: another seed may lie outside of them, as these seeds' own figures do.\n"
+    parts = [f"# The lab study, seeds {seeds}\n", spread, _models(summaries), _reward_model(summaries), _tasks(summaries),
              _claims(summaries)]  # fmt: skip
     return "\n".join(parts)
 
@@ -157,7 +158,7 @@ def _labelers(summaries):
 
 def _tax(summaries):
     """Tasks on which PPO is outside the base model's interval, and how much of the loss PPO-ptx wins back."""
-    found, holds = [], False
+    found, back = [], 0
     for task in summaries[0].get("pretraining_tasks", {}).get("ppo", {}):
         base, ppo, ptx = (
             _pooled(summaries, "pretraining_tasks", model, task) for model in ("base", "ppo", "ppo_ptx")
@@ -168,6 +169,6 @@ def _tax(summaries):
             found.append(
                 f"{task}: {amount(base, 3)}, PPO {amount(ppo, 3)}, PPO-ptx {amount(ptx, 3)}, {100 * kept / lost:.0f} % won back"
             )
-            holds = holds or kept >= lost / 2
-    text = "PPO loses on a pretraining task by more than the interval, PPO-ptx wins back at least half"
-    return text, holds, "; ".join(found) or "PPO loses on none"
+            back += kept >= lost / 2
+    text = "PPO loses on a pretraining task by more than the interval, and PPO-ptx wins back at least half of one such loss"
+    return text, back > 0, f"in {back} of {len(found)}: {'; '.join(found)}" if found else "PPO loses on none"

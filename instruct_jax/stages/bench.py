@@ -85,7 +85,7 @@ class Bench:
         first = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
         ids = [[first, *row][:length] for row in self.tokenizer.encode_batch(documents)]
         found, devices = [], batch_devices(self.mesh)
-        size = min(self.batch_size, -(-len(ids) // devices) * devices)
+        size = min(self.batch_size, max(-(-len(ids) // devices), 1) * devices)
         for start in range(0, len(ids), size):
             chosen = ids[start : start + size]
             rows = inference.right_padded(chosen, size, length, self.tokenizer.pad_id)

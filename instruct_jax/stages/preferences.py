@@ -173,8 +173,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def read_prompts(settings: PromptSettings, seed: int) -> list[Prompt]:
-    """The prompts to ask; InputError where two of them have one id."""
+    """The prompts to ask; InputError where there is none, or two of them have one id."""
     prompts = [p for path in settings.files for p in read_jsonl(setup.expand(path), Prompt)]
+    if not prompts:
+        raise InputError(f"prompts.files: no prompt is in {', '.join(settings.files)}")
     by_source: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_source.setdefault(prompt.source, []).append(prompt)
@@ -211,7 +213,8 @@ def everyone(config, arena: Arena, prompts: list[Prompt]) -> tuple[dict, dict]:
         plain = not contestant.prefix_file and contestant.temperature is None
         if reference is not None and plain and contestant.path != config.optimisers.reference:
             own = [a for a in answers if a.prompt.source not in arena.settings.continued]
-            kl[name] = interval(arena.kl(speaker, reference, own), [a.prompt.id for a in own])
+            if own:
+                kl[name] = interval(arena.kl(speaker, reference, own), [a.prompt.id for a in own])
     return said, kl
 
 

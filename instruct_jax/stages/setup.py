@@ -176,6 +176,11 @@ def open_source(path: str | Path) -> Source:
 def template(name: str, tokenizer: Tokenizer) -> Template:
     """A template by name, "chat" being the one that came with the tokenizer; InputError lists the names."""
     if name == "chat":
+        if tokenizer.lacks:
+            raise InputError(
+                f"the chat template uses {tokenizer.lacks!r}, which tokenizer.model lacks and the files beside it add: save a "
+                "tokenizer.json there first (transformers: AutoTokenizer.from_pretrained, save_pretrained), or name another template"
+            )
         return chat_template(tokenizer.chat_template, tokenizer.named_tokens)
     if name not in TEMPLATES:
         raise InputError(f"text.template is {name!r}: there are {', '.join((*TEMPLATES, 'chat'))}")

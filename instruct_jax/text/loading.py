@@ -45,15 +45,12 @@ def _from_folder(folder: Path) -> Tokenizer:
             "AutoTokenizer.from_pretrained, save_pretrained)"
         )
     engine = sentencepiece_engine(_read(path), path)
-    for token in settings.added:
-        if token in (settings.chat_template or "") and engine.token_id(token) is None:
-            raise InputError(
-                f"{path}: lacks {token!r}, which the files beside it add and the chat template uses: save a tokenizer.json "
-                "there first (transformers: AutoTokenizer.from_pretrained, save_pretrained)"
-            )
     own = {k: i for k, i in engine.own_ids.items() if i is not None}
     named = {f"{name}_token": engine.token(i) for name, i in own.items()}
-    return _assembled(engine, named | settings.named, settings, path, begins=own.get("bos"))
+    found = _assembled(engine, named | settings.named, settings, path, begins=own.get("bos"))
+    used = (token for token in settings.added if token in (settings.chat_template or ""))
+    found.lacks = next((token for token in used if engine.token_id(token) is None), None)
+    return found
 
 
 def _from_json(path: Path, settings: "_Settings") -> Tokenizer:

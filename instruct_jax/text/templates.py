@@ -48,11 +48,12 @@ TEMPLATES = {
 }
 
 
-def as_jinja(template: Template) -> str:
+def as_jinja(template: Template, begins: bool) -> str:
     """A chat template for other tools that frames every message of the user as `template` does and puts the turns one after the
-    other, each on a line of its own; a talk that ends with an answer ends with the end of text."""
+    other, each on a line of its own; a talk that ends with an answer ends with the end of text, and where it `begins` with BOS that is
+    in the template, for other tools add none of their own."""
     prefix, suffix = (json.dumps(x, ensure_ascii=False) for x in (template.prefix, template.suffix))
-    return (
+    return ("{{ bos_token }}" if begins else "") + (
         "{% for message in messages %}{% if message['role'] == 'user' %}"
         f"{{{{ {prefix} + message['content'] + {suffix} }}}}"
         "{% else %}{{ message['content'] + (eos_token if loop.last else '\\n') }}{% endif %}{% endfor %}"

@@ -30,7 +30,8 @@ class Tokenizer:
     `stop_ids`, it among them, end an answer. `pad_id` is another id than `eos_id` unless the vocabulary has but
     one; it may be that of an ordinary token, for rows carry their mask. `bos_id` is set where prompts begin with
     it, else None. `chat_template` (Jinja) and `named_tokens` ({"bos_token": "<s>", …}), which it reads, come with
-    a checkpoint; None and {} without one.
+    a checkpoint; None and {} without one. `lacks` is a token that the chat template uses and the vocabulary does not have,
+    None where there is none.
     """
 
     def __init__(self, engine, *, eos_id: int, pad_id: int | None = None, bos_id: int | None = None, stop_ids=(),
@@ -43,6 +44,7 @@ class Tokenizer:
         named = [i for i in (self.bos_id, self.pad_id, self.unk_id, *self.stop_ids) if i is not None]
         self.vocab_size = max(engine.plain_size, *(i + 1 for i in named))
         self.chat_template, self.named_tokens = chat_template, named_tokens or {}
+        self.lacks: str | None = None
         # The unknown id stands for text; only its own spelling in a prompt is suspicious.
         self._signs = engine.special_ids - {self.unk_id}
 

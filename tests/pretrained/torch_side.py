@@ -28,6 +28,7 @@ GEMMA3_LONG = dict(
 )
 
 # Shapes and seeds that the fixtures do not have; a vocabulary of 150 is no whole number of tiles.
+WINDOWS = dict(use_sliding_window=True, sliding_window=5, max_window_layers=2)
 LIVE = {
     "gpt2": lambda: fixtures.gpt2(width=48, heads=3, layers=3, vocab=150, context=90),
     "gpt2_wide": lambda: fixtures.gpt2(n_inner=80, layer_norm_epsilon=1e-4),
@@ -42,8 +43,10 @@ LIVE = {
     "mistral_whole": lambda: fixtures.mistral(window=None, layers=3),
     "qwen2": lambda: fixtures.qwen2(width=48, heads=6, kv_heads=2, layers=3),
     "qwen2_untied": lambda: fixtures.qwen2(tied=False, vocab=150),
+    "qwen2_windows": lambda: fixtures.qwen2(layers=4, **WINDOWS),
     "qwen3": lambda: fixtures.qwen3(width=32, heads=4, kv_heads=1, head_dim=10, layers=3),
     "qwen3_untied": lambda: fixtures.qwen3(tied=False, vocab=150),
+    "qwen3_windows": lambda: fixtures.qwen3(layers=4, **WINDOWS),
     "gemma2": lambda: fixtures.gemma2(width=48, heads=4, kv_heads=1, head_dim=16, window=6, layers=5),
     "gemma3_text": lambda: fixtures.gemma3_text(width=48, heads=4, kv_heads=2, layers=8, window=5, vocab=150),
     "gemma3_long": lambda: fixtures.gemma3_text(layers=6, rope=GEMMA3_LONG),
