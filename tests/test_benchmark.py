@@ -15,6 +15,7 @@ from instruct_jax.evaluation.requests import Scored
 from instruct_jax.evaluation.tasks import TABLE
 from instruct_jax.models.transformer import PolicyModel
 from instruct_jax.reports.benchmarks import page
+from instruct_jax.reports.plots import benchmark_scores
 from instruct_jax.stages import answers, benchmark, setup, states
 from instruct_jax.text.tokenizer import train_sentencepiece
 from instruct_jax.training.checkpoint import Checkpoints
@@ -308,3 +309,16 @@ def test_perspective_without_a_key_is_refused_before_anything_runs(monkeypatch, 
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     with pytest.raises(InputError, match="PERSPECTIVE_API_KEY"):
         benchmark.toxicity_of(benchmark.BenchmarkSettings(data=("x",), toxicity="perspective"), tmp_path)
+
+
+def test_the_names_of_all_tasks_are_inside_the_picture():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    names = [*TABLE, *(f"{name}/few-shot" for name in TABLE)]
+    scores = {name: {"metric": "f1", "mean": 0.5, "low": 0.4, "high": 0.6} for name in names}
+    chart = benchmark_scores({"one": scores, "two": scores})
+    renderer = FigureCanvasAgg(chart).get_renderer()
+    boxes = [
+        text.get_window_extent(renderer) for text in chart.axes[0].texts + chart.axes[0].get_yticklabels()
+    ]
+    assert len(boxes) >= len(names) and all(0 <= box.x0 and box.x1 <= chart.bbox.x1 for box in boxes)

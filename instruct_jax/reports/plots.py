@@ -244,7 +244,8 @@ def benchmark_scores(models: dict) -> Figure:
     tasks = list(
         dict.fromkeys(t for scores in models.values() for t, e in scores.items() if e["mean"] is not None)
     )
-    figure, axes = canvas(0.9 + 0.3 * len(tasks), left=0.32, right=0.97)
+    longest = max(map(len, tasks), default=0)
+    figure, axes = canvas(0.9 + 0.3 * len(tasks), left=0.02 + 0.0145 * longest, right=0.97)
     for number, (name, scores) in enumerate(models.items()):
         shift = 0.5 * ((number + 0.5) / len(models) - 0.5)
         for row, task in enumerate(tasks):
