@@ -27,12 +27,22 @@ def get_config():
                 pretraining=dict(
                     path="docs/results/sweeps/lab_ptx",
                     title="Pretraining coefficient (Fig. 33)",
-                    metrics=("tasks/recall", "tasks/language_modelling", "judged/rm_score", "judged/preferred"),
+                    metrics=(
+                        "tasks/recall",
+                        "tasks/language_modelling",
+                        "judged/rm_score",
+                        "judged/preferred",
+                    ),
                 ),
                 kl=dict(
                     path="docs/results/sweeps/lab_kl",
                     title="KL coefficient (Figs. 34 and 36)",
-                    metrics=("tasks/recall", "tasks/language_modelling", "judged/rm_score", "judged/preferred"),
+                    metrics=(
+                        "tasks/recall",
+                        "tasks/language_modelling",
+                        "judged/rm_score",
+                        "judged/preferred",
+                    ),
                 ),
                 episodes=dict(
                     path="docs/results/sweeps/lab_episodes",
