@@ -68,10 +68,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     rankings = [r for path in settings.rankings for r in read_jsonl(setup.expand(path), Ranking)]
     cases = {p.id: p.use_case for path in settings.prompts for p in read_jsonl(setup.expand(path), Prompt)}
     groups = deal([r.labeler for r in rankings], settings.groups, config.seed)
-    parts = [split(rankings, group, settings.held_out, config.seed) for group in groups]
-    check_parts(parts)
     mesh = setup.open_mesh(section(config, "mesh", setup.MeshSettings))
     check_divides(settings.batch_size, mesh, "config.groups.batch_size")
+    parts = [split(rankings, group, settings.held_out, config.seed) for group in groups]
+    check_parts(parts)
     tokenizer = setup.load_tokenizer(text)
     model = ScalarModel(
         setup.transformer(section(config, "model", setup.ModelSettings), tokenizer.vocab_size)
