@@ -1,10 +1,12 @@
 """The alignment tax: costs by hand, scores from every place that a run leaves them in, sweeps, and what is wrong with a file."""
 
 import json
+from pathlib import Path
 
 import ml_collections
 import pytest
 
+from configs.evaluate.tax import get_config
 from instruct_jax.errors import InputError
 from instruct_jax.reports import tax as report
 from instruct_jax.stages import tax
@@ -134,6 +136,13 @@ def test_a_sweep_is_drawn_with_its_reference_and_says_what_is_missing(tmp_path):
             runs=runs,
             sweeps={"ptx": {"path": str(tmp_path), "title": "x", "metrics": ("recal",)}},
         )
+
+
+def test_the_shipped_config_finds_all_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    tax.run(get_config(), tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert all(f"(Fig{number})" in page for number in (". 28", ". 33", "s. 34 and 36", ". 35"))
 
 
 def test_the_curves_of_a_sweep_are_named_once_and_inside_the_picture():
